@@ -1,0 +1,45 @@
+# Everything is installed into .venv; Debian packages that are missing are installed with apt-get.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 4
+
+.PHONY: help setup demo test check bench soak clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    see the whole story on this machine, with real SMB servers (under 2 minutes)"
+	@echo "make test    checks and tests, as CI runs them"
+	@echo "make check   ruff, mypy --strict, import-linter"
+	@echo "make bench   measurements"
+	@echo "make soak    the long tests"
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt .ci/debian-packages
+	@bash .ci/debian-packages $(PYTHON)
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	@$(BIN)/replicad demo
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not soak'
+
+soak: setup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak --timeout 3600
+
+bench: setup
+	@$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,0 +1,142 @@
+"""Every error that replicad raises on purpose.
+
+::
+
+    ReplicadError                 op, subject, answer, hint
+    ├── ConfigError               exit 2   what the user wrote is wrong
+    ├── TransientError            exit 5   may go well when tried again
+    │   ├── UnreachableError               no connection, or the connection was lost
+    │   ├── TimedOutError                  no answer in time
+    │   └── BusyError                      in use by somebody else just now
+    ├── PermanentError            exit 1   the same request will fail again
+    │   ├── AccessDeniedError     exit 12  rights are missing
+    │   ├── SignInError           exit 12  the server refused the sign-in (never retried)
+    │   ├── NotFoundError         exit 10
+    │   ├── AlreadyExistsError
+    │   ├── OutOfSpaceError
+    │   ├── InvalidNameError
+    │   └── UnsupportedError               the other side can't do this
+    ├── IntegrityError            exit 3   bytes are not what they must be
+    │   └── FormatVersionError             written by a newer replicad
+    └── ConflictError             exit 1
+        ├── LockedError           exit 11  another writer holds the lock
+        ├── StaleGenerationError           this host's role is over
+        └── DivergedError                  the replica belongs to something else
+
+Adapters translate NTSTATUS and errno into these once, by number and never by message text. Only the retry
+decorator retries, and only a `TransientError`.
+"""
+
+from __future__ import annotations
+
+
+class ReplicadError(Exception):
+    """What was attempted (`op`), on what (`subject`), what came back (`answer`) and what to do next (`hint`).
+
+    `op` is a verb phrase in the infinitive ("write", "sign in to"); `subject` names the thing as the user
+    knows it; `answer` is a clause without a final full stop; `hint` is a sentence, or empty.
+    The text never holds a secret.
+    """
+
+    exit_code = 1
+
+    def __init__(self, op: str, subject: str, answer: str, hint: str = "") -> None:
+        super().__init__(op, subject, answer, hint)
+        self.op = op
+        self.subject = subject
+        self.answer = answer
+        self.hint = hint
+
+    def __str__(self) -> str:
+        sentence = f"cannot {self.op} {self.subject}: {self.answer}"
+        return f"{sentence}. {self.hint}" if self.hint else sentence
+
+
+class ConfigError(ReplicadError):
+    """The configuration, or what was typed, is wrong. Nothing was attempted."""
+
+    exit_code = 2
+
+
+class TransientError(ReplicadError):
+    """May go well when tried again later."""
+
+    exit_code = 5
+
+
+class UnreachableError(TransientError):
+    """No connection could be made, or it was lost."""
+
+
+class TimedOutError(TransientError):
+    """The other side gave no answer in time."""
+
+
+class BusyError(TransientError):
+    """Somebody else uses the thing just now, in a way that ours does not go with."""
+
+
+class PermanentError(ReplicadError):
+    """The same request will fail again until somebody changes something."""
+
+
+class AccessDeniedError(PermanentError):
+    """Rights are missing."""
+
+    exit_code = 12
+
+
+class SignInError(PermanentError):
+    """The server refused the sign-in. Trying again may lock the account, so nobody does."""
+
+    exit_code = 12
+
+
+class NotFoundError(PermanentError):
+    """It is not there."""
+
+    exit_code = 10
+
+
+class AlreadyExistsError(PermanentError):
+    """It is there already."""
+
+
+class OutOfSpaceError(PermanentError):
+    """No room is left on the share."""
+
+
+class InvalidNameError(PermanentError):
+    """A name that can't be used safely on every share, or that would leave its directory."""
+
+
+class UnsupportedError(PermanentError):
+    """The other side can't do this; the caller may have another way."""
+
+
+class IntegrityError(ReplicadError):
+    """Bytes are not what they must be: a hash differs, a structure is corrupt, tracking can't be trusted."""
+
+    exit_code = 3
+
+
+class FormatVersionError(IntegrityError):
+    """The replica was written in a format that this version does not know."""
+
+
+class ConflictError(ReplicadError):
+    """Somebody else's claim stands against ours."""
+
+
+class LockedError(ConflictError):
+    """Another writer holds the replica."""
+
+    exit_code = 11
+
+
+class StaleGenerationError(ConflictError):
+    """The replica's record has moved on: this writer's role is over."""
+
+
+class DivergedError(ConflictError):
+    """The replica belongs to another virtual machine or source, or both sides have changed."""

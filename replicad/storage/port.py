@@ -1,0 +1,215 @@
+"""The ports to storage: a `Share` is a directory tree, a `ShareFile` an open file in it.
+
+All paths are relative to the share's root, with '/' between the parts; '' is the root. Adapters refuse
+paths that would leave it (InvalidNameError). All methods may raise any `ReplicadError`; what a method
+promises beyond that is said beside it. Every call ends: adapters bound each wait by a timeout. A call that is
+cancelled may or may not have taken effect, and leaves the object usable or condemned, never half-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import TracebackType
+from typing import Protocol, Self
+
+from replicad.model.extents import Extent
+
+Buffer = bytes | bytearray | memoryview
+
+
+class OpenMode(Enum):
+    """What an open file is for. Files of all modes but HOLD share everything with other openers."""
+
+    READ = "read"
+    """Read an existing file."""
+    HOLD = "hold"
+    """Read an existing file, and let nobody write it, truncate it or open it for writing meanwhile.
+    BusyError if somebody has it open for writing now; UnsupportedError where the share can't tell.
+    If the hold is lost later (somebody locally insists), every further `read_into` raises BusyError."""
+    WRITE = "write"
+    """Read and write an existing file."""
+    CREATE = "create"
+    """Make a new, empty file to read and write; AlreadyExistsError if there is one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What tells one file, and one state of it, from another.
+
+    Times are the share's own, in nanoseconds since 1970 UTC, as coarse as the share keeps them. They prove
+    nothing while somebody may hold the file open for writing.
+    """
+
+    file_id: str
+    size_bytes: int
+    write_time_ns: int
+    change_time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """One directory entry. `size_bytes` and `allocated_bytes` are 0 for directories.
+
+    `is_link` marks symbolic links and other reparse points: adapters never follow one below the root.
+    """
+
+    name: str
+    is_dir: bool
+    size_bytes: int
+    allocated_bytes: int
+    write_time_ns: int
+    is_link: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CopyRange:
+    """`length_bytes` from `source_offset_bytes` of the source to `offset_bytes` of the target."""
+
+    source_offset_bytes: int
+    offset_bytes: int
+    length_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a share was seen to do, not what it claims. `notes` are sentences for people."""
+
+    server_copy: bool
+    sparse: bool
+    zero: bool
+    allocated_extents: bool
+    hold: bool
+    flush_directory: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LockHolder:
+    """Who holds a lock, as written in the lock file, so that others can say it and the same host can tell
+    whether that process is still alive. `session_id` is the SMB session (0 where there is none)."""
+
+    host: str
+    machine_id: str
+    boot_id: str
+    pid: int
+    process_start: str
+    since: str
+    session_id: int = 0
+    extra: dict[str, str] = field(default_factory=dict)
+
+
+class ShareFile(Protocol):
+    """An open file. Offsets and lengths are in bytes. Use as `async with`, or call `close`."""
+
+    @property
+    def path(self) -> str:
+        """Its path on the share."""
+
+    async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
+        """Fill `buffer` from `offset`; the number of bytes read, which is less than asked only at the end of file."""
+
+    async def write(self, data: Buffer, offset: int) -> None:
+        """Write all of `data` at `offset`, growing the file as needed. Not durable before `flush`.
+
+        After an error any part of the range may have been written (a full disk included).
+        """
+
+    async def zero(self, offset: int, length: int) -> None:
+        """Make the range read as zeros, freeing its space where the share can. Never changes the size: what lies
+        beyond the end is left out. Falls back to writing zeros where the share can't do better."""
+
+    async def copy_from(self, source: ShareFile, ranges: Sequence[CopyRange]) -> None:
+        """Copy ranges of `source` (an open file of the same server) without a byte travelling through us.
+
+        The ranges may be many and scattered; they must lie within the source and may grow this file; where
+        source and target are one file they must not overlap. UnsupportedError, with nothing to be relied on
+        in the target ranges, where the server can't do it: read and write instead.
+        """
+
+    async def allocated_extents(self) -> list[Extent]:
+        """A normal sequence of extents outside of which the file reads as zeros. At worst the whole file."""
+
+    async def flush(self) -> None:
+        """On return everything written to this file, and its size, is durable."""
+
+    async def set_size(self, size: int) -> None:
+        """Cut the file, or grow it with zeros (without allocating where the share can)."""
+
+    async def identity(self) -> Identity:
+        """Asked anew of the share at each call."""
+
+    async def close(self) -> None:
+        """Give the file back. Never raises because of a lost connection, and can be called again."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class ShareLock(Protocol):
+    """A lock that the share itself enforces, against every host; it ends with the process that holds it."""
+
+    async def check(self) -> None:
+        """Return if the lock is still held as far as the share can tell; LockedError if it was lost."""
+
+    async def release(self) -> None:
+        """Give the lock up. Never raises because of a lost connection, and can be called again."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Share(Protocol):
+    """A directory tree on a local file system or an SMB server."""
+
+    @property
+    def name(self) -> str:
+        r"""How users know it: `\\server\share\directory` or a local path."""
+
+    async def open(self, path: str, mode: OpenMode) -> ShareFile:
+        """NotFoundError, AlreadyExistsError, BusyError, AccessDeniedError as the mode says. Never follows a link."""
+
+    async def stat(self, path: str) -> Stat:
+        """NotFoundError if there is nothing at `path`."""
+
+    async def list(self, path: str) -> list[Stat]:
+        """The entries of a directory, sorted by name. NotFoundError if there is none."""
+
+    async def make_dir(self, path: str) -> None:
+        """Make a directory and those above it; fine if it is there already (AlreadyExistsError if a file is)."""
+
+    async def rename(self, source: str, target: str, *, replace: bool = False) -> None:
+        """Rename a file or directory, atomically for whoever looks. Durable only after `flush_directory` of both
+        parents. AlreadyExistsError if the target is there and `replace` is false (directories never replace)."""
+
+    async def remove(self, path: str) -> None:
+        """Remove a file or an empty directory. NotFoundError if it is not there; links are removed, not followed."""
+
+    async def flush_directory(self, path: str) -> None:
+        """On return the names made, renamed and removed in the directory `path` are durable, where the share can."""
+
+    async def free_bytes(self) -> int:
+        """The room left for us."""
+
+    async def lock(self, path: str, holder: LockHolder) -> ShareLock:
+        """Take the lock file `path`, or raise LockedError that says who holds it and since when.
+
+        The lock is given back by the share when the process that holds it dies. If the holder written in the file
+        is a dead process of this same host whose session the server still keeps, the lock is taken over.
+        """
+
+    async def lock_holder(self, path: str) -> LockHolder | None:
+        """Who holds the lock now; None if nobody does."""
+
+    async def capabilities(self) -> Capabilities:
+        """Tried out on a temporary file in the root (removed again) where the share lets us write, else told by it."""
+
+    async def close(self) -> None:
+        """Give back what the share holds (its connections, if nobody else uses them)."""
