@@ -1,0 +1,145 @@
+"""The content of one file of the in-memory share: sparse, and able to forget what was never flushed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+
+from replicad.model.errors import OutOfSpaceError
+from replicad.model.extents import Extent, clip, normalise
+
+PAGE_BYTES = 64 * 1024
+_ZEROS = bytes(PAGE_BYTES)
+
+
+@dataclass(slots=True)
+class Room:
+    """The pages of one share: how many are in use, and how many there may be (None: no limit)."""
+
+    used_pages: int = 0
+    most_pages: int | None = None
+
+    def take(self) -> None:
+        """Take one page. OutOfSpaceError if none is left."""
+        if self.most_pages is not None and self.used_pages >= self.most_pages:
+            raise OutOfSpaceError("write", "the in-memory share", "no space is left", "Free some space.")
+        self.used_pages += 1
+
+    def give(self, pages: int) -> None:
+        """Give pages back."""
+        self.used_pages -= pages
+
+
+class SparseBytes:
+    """A growing array of bytes in pages; a page that is missing reads as zeros.
+
+    With `volatile`, it remembers the state at the last `flush` beside the present one. Pages are immutable, so
+    that the two share what has not changed. Bytes of a page beyond the size are always zero.
+    """
+
+    def __init__(self, room: Room, *, volatile: bool) -> None:
+        self.size = 0
+        self.pages: dict[int, bytes] = {}
+        self._room = room
+        self._volatile = volatile
+        self._durable_size = 0
+        self._durable_pages: dict[int, bytes] = {}
+        self._dirty: set[int] = set()
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill `view` from `offset`; the number of bytes that lie below the size."""
+        count = max(0, min(len(view), self.size - offset))
+        done = 0
+        while done < count:
+            index, start = divmod(offset + done, PAGE_BYTES)
+            length = min(PAGE_BYTES - start, count - done)
+            page = self.pages.get(index, _ZEROS)
+            view[done : done + length] = memoryview(page)[start : start + length]
+            done += length
+        return count
+
+    def write(self, data: memoryview, offset: int) -> None:
+        """Write page by page; when the room is used up the pages before that stay written."""
+        done = 0
+        while done < len(data):
+            index, start = divmod(offset + done, PAGE_BYTES)
+            length = min(PAGE_BYTES - start, len(data) - done)
+            self._patch(index, start, data[done : done + length])
+            done += length
+            self.size = max(self.size, offset + done)
+
+    def zero(self, offset: int, length: int, *, free: bool) -> None:
+        """Make the range read as zeros; whole pages are dropped if `free`, else written with zeros."""
+        position, end = offset, min(offset + length, self.size)
+        while position < end:
+            index, start = divmod(position, PAGE_BYTES)
+            step = min(PAGE_BYTES - start, end - position)
+            to_end_of_file = position + step == self.size
+            if free and start == 0 and (step == PAGE_BYTES or to_end_of_file):
+                self._drop(index)
+            elif index in self.pages or not free:
+                self._patch(index, start, memoryview(_ZEROS)[:step])
+            position += step
+
+    def set_size(self, size: int) -> None:
+        """Cut or grow with zeros."""
+        self._cut(size)
+        self.size = size
+
+    def extents(self) -> list[Extent]:
+        """The pages that are there, as a normal sequence below the size."""
+        return clip(normalise(Extent(i * PAGE_BYTES, PAGE_BYTES) for i in self.pages), self.size)
+
+    def flush(self) -> None:
+        """Make the present state the one that a crash leaves."""
+        for index in self._dirty:
+            if index in self.pages:
+                self._durable_pages[index] = self.pages[index]
+            else:
+                self._durable_pages.pop(index, None)
+        self._dirty.clear()
+        self._durable_size = self.size
+
+    def crash(self, luck: Random | None) -> None:
+        """Go back to the last flush; with `luck`, each page written since then may have survived on its own."""
+        before, size = self.pages, self.size
+        self.pages = dict(self._durable_pages)
+        self.size = self._durable_size
+        if luck is not None:
+            self.size = luck.choice((self._durable_size, size))
+            for index in sorted(self._dirty):
+                if luck.random() < 0.5:
+                    self._restore(index, before.get(index))
+        self._cut(self.size)
+        self._dirty.clear()
+        self._durable_pages, self._durable_size = dict(self.pages), self.size
+
+    def _restore(self, index: int, page: bytes | None) -> None:
+        if page is None:
+            self.pages.pop(index, None)
+        else:
+            self.pages[index] = page
+
+    def _patch(self, index: int, start: int, data: memoryview) -> None:
+        old = self.pages.get(index)
+        if old is None:
+            self._room.take()
+            old = _ZEROS
+        self.pages[index] = b"".join((old[:start], data, old[start + len(data) :]))
+        self._touch(index)
+
+    def _drop(self, index: int) -> None:
+        if self.pages.pop(index, None) is not None:
+            self._room.give(1)
+            self._touch(index)
+
+    def _touch(self, index: int) -> None:
+        if self._volatile:
+            self._dirty.add(index)
+
+    def _cut(self, size: int) -> None:
+        last, tail = divmod(size, PAGE_BYTES)
+        for index in [i for i in self.pages if i > last or (i == last and tail == 0)]:
+            self._drop(index)
+        if last in self.pages and any(self.pages[last][tail:]):
+            self._patch(last, tail, memoryview(_ZEROS)[tail:])
