@@ -53,10 +53,11 @@ async def test_a_crash_at_any_moment_leaves_the_old_or_the_new_content(seed: int
         for _ in range(luck.randint(0, 12)):
             replacing.send(None)
     share.crash(luck)
-    with suppress(StopIteration, Killed):
-        replacing.throw(Killed())
-        while True:
-            replacing.send(None)
+    if replacing.cr_frame is not None:
+        with suppress(Killed):
+            replacing.throw(Killed())
+            while True:
+                replacing.send(None)
     assert await read_whole(share, "a.json", 1 << 20) in (old, new)
 
 
