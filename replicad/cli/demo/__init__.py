@@ -1,0 +1,1 @@
+"""`replicad demo`: the whole story on this machine."""
