@@ -1,0 +1,34 @@
+"""VHDX bytes in, facts out (MS-VHDX). Read-only and pure: drive `parse` or `check_structure` with bytes."""
+
+from .facts import (
+    BatFacts,
+    DamagedVhdxError,
+    HeaderFacts,
+    Kind,
+    LogFacts,
+    LogState,
+    NotVhdx,
+    RegionFacts,
+    VhdFacts,
+    VhdxFacts,
+)
+from .parse import check_structure, parse
+from .reading import MAX_READ_BYTES, ReadRequest, Step
+
+__all__ = [
+    "MAX_READ_BYTES",
+    "BatFacts",
+    "DamagedVhdxError",
+    "HeaderFacts",
+    "Kind",
+    "LogFacts",
+    "LogState",
+    "NotVhdx",
+    "ReadRequest",
+    "RegionFacts",
+    "Step",
+    "VhdFacts",
+    "VhdxFacts",
+    "check_structure",
+    "parse",
+]
