@@ -30,6 +30,7 @@ from replicad.model.extents import Extent
 from replicad.model.names import check_path, join
 
 from .copying import refuse_negative, refuse_overlap
+from .decorated import innermost
 from .holder import describe, encode
 from .memory_tree import Directory, FileNode, Tree
 from .port import Buffer, Capabilities, CopyRange, Identity, LockHolder, OpenMode, ShareFile, Stat
@@ -93,6 +94,7 @@ class MemoryFile:
 
     async def copy_from(self, source: ShareFile, ranges: Sequence[CopyRange]) -> None:
         await self._turn("copy to", changes=True)
+        source = innermost(source)
         if not isinstance(source, MemoryFile) or source._node.tree is not self._node.tree:
             raise UnsupportedError("copy to", self._subject, "the source is on another share")
         if not self._share.tree.capabilities.server_copy:

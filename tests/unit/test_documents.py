@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from inspect import CORO_CLOSED, getcoroutinestate
 from random import Random
 
 import pytest
@@ -53,7 +54,7 @@ async def test_a_crash_at_any_moment_leaves_the_old_or_the_new_content(seed: int
         for _ in range(luck.randint(0, 12)):
             replacing.send(None)
     share.crash(luck)
-    if replacing.cr_frame is not None:
+    if getcoroutinestate(replacing) != CORO_CLOSED:
         with suppress(Killed):
             replacing.throw(Killed())
             while True:

@@ -1,0 +1,129 @@
+"""Shares and files that stand in front of others: the base of throttling, retrying, counting and breaking ones.
+
+Each method hands over to the inner object; a decorator overrides what it cares about.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from replicad.model.extents import Extent
+
+from .port import (
+    Buffer,
+    Capabilities,
+    CopyRange,
+    Identity,
+    LockHolder,
+    OpenMode,
+    Share,
+    ShareFile,
+    ShareLock,
+    Stat,
+)
+
+
+def innermost(file: ShareFile) -> ShareFile:
+    """The file of an adapter, out of all that stands in front of it. Adapters copy from that."""
+    while isinstance(file, DecoratedFile):
+        file = file.inner
+    return file
+
+
+class DecoratedFile:
+    """A file in front of another."""
+
+    def __init__(self, inner: ShareFile) -> None:
+        self.inner = inner
+
+    @property
+    def path(self) -> str:
+        return self.inner.path
+
+    async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
+        return await self.inner.read_into(buffer, offset)
+
+    async def write(self, data: Buffer, offset: int) -> None:
+        await self.inner.write(data, offset)
+
+    async def zero(self, offset: int, length: int) -> None:
+        await self.inner.zero(offset, length)
+
+    async def copy_from(self, source: ShareFile, ranges: Sequence[CopyRange]) -> None:
+        await self.inner.copy_from(innermost(source), ranges)
+
+    async def allocated_extents(self) -> list[Extent]:
+        return await self.inner.allocated_extents()
+
+    async def flush(self) -> None:
+        await self.inner.flush()
+
+    async def set_size(self, size: int) -> None:
+        await self.inner.set_size(size)
+
+    async def identity(self) -> Identity:
+        return await self.inner.identity()
+
+    async def close(self) -> None:
+        await self.inner.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+class DecoratedShare:
+    """A share in front of another. A decorator of files overrides `_wrap`."""
+
+    def __init__(self, inner: Share) -> None:
+        self.inner = inner
+
+    def _wrap(self, file: ShareFile) -> ShareFile:
+        return file
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    async def open(self, path: str, mode: OpenMode) -> ShareFile:
+        return self._wrap(await self.inner.open(path, mode))
+
+    async def stat(self, path: str) -> Stat:
+        return await self.inner.stat(path)
+
+    async def list(self, path: str) -> builtins.list[Stat]:
+        return await self.inner.list(path)
+
+    async def make_dir(self, path: str) -> None:
+        await self.inner.make_dir(path)
+
+    async def rename(self, source: str, target: str, *, replace: bool = False) -> None:
+        await self.inner.rename(source, target, replace=replace)
+
+    async def remove(self, path: str) -> None:
+        await self.inner.remove(path)
+
+    async def flush_directory(self, path: str) -> None:
+        await self.inner.flush_directory(path)
+
+    async def free_bytes(self) -> int:
+        return await self.inner.free_bytes()
+
+    async def lock(self, path: str, holder: LockHolder) -> ShareLock:
+        return await self.inner.lock(path, holder)
+
+    async def lock_holder(self, path: str) -> LockHolder | None:
+        return await self.inner.lock_holder(path)
+
+    async def capabilities(self) -> Capabilities:
+        return await self.inner.capabilities()
+
+    async def close(self) -> None:
+        await self.inner.close()
