@@ -53,6 +53,8 @@ def parse_address(text: str) -> Address:
     """
     if not text or "\0" in text:
         raise ConfigError("read", f"address {text!r}", "it is empty or holds a NUL", _HINT)
+    if re.match(r"(smb://|[\\/]{2})[^\\/]*@", text, re.IGNORECASE):
+        raise _holds_more("an address with '@' in its server")  # not shown: a password may stand there
     if text.lower().startswith("smb://"):
         return _from_url(text)
     if text.startswith(("\\\\", "//")):
@@ -62,21 +64,25 @@ def parse_address(text: str) -> Address:
         if any(part in (".", "..") for part in parts):
             raise ConfigError("read", f"address {text!r}", "it holds '.' or '..'", "Write the path in full.")
         return LocalAddress(text.rstrip("/\\") or text[:1])
-    raise ConfigError("read", f"address {text!r}", "it is neither a share nor an absolute path", _HINT)
+    subject = f"address {text!r}" if "@" not in text else "an address with '@'"  # a password may stand there
+    raise ConfigError("read", subject, "it is neither a share nor an absolute path", _HINT)
+
+
+def _holds_more(subject: str) -> ConfigError:
+    return ConfigError(
+        "read", subject, "it holds more than server, share and directory",
+        "User, password and port belong under 'servers:'.",
+    )  # fmt: skip
 
 
 def _from_url(text: str) -> SmbAddress:
     try:
         url = urlsplit(text)
-        port, userinfo = url.port, "@" in url.netloc
+        port = url.port
     except ValueError as error:
         raise ConfigError("read", f"address {text!r}", str(error), _HINT) from None
-    if userinfo or port is not None or url.query or url.fragment:
-        subject = "an smb:// address" if userinfo else f"address {text!r}"
-        raise ConfigError(
-            "read", subject, "it holds more than server, share and directory",
-            "User, password and port belong under 'servers:'.",
-        )  # fmt: skip
+    if port is not None or url.query or url.fragment:
+        raise _holds_more(f"address {text!r}")
     return _from_parts(text, [unquote(url.netloc), *(unquote(p) for p in url.path.split("/") if p)])
 
 
