@@ -1,0 +1,45 @@
+"""The configuration: `load_settings` gives frozen values that are already checked, or says all that is wrong.
+
+Importing this costs little: pydantic and ruamel.yaml are loaded by the functions that need them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .find import find_config
+from .model import Consistency, Keep, Server, Settings, VirtualMachine
+from .problems import Problem, SettingsError
+
+__all__ = [
+    "Consistency",
+    "Keep",
+    "Problem",
+    "Server",
+    "Settings",
+    "SettingsError",
+    "VirtualMachine",
+    "find_config",
+    "json_schema",
+    "load_settings",
+]
+
+
+def load_settings(path: Path, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read and check the configuration file `path`; `environ` gives the XDG directories.
+
+    Raises SettingsError, which is a ConfigError: one line for each thing that is wrong.
+    """
+    from .load import load
+
+    return load(path, environ)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of the file, draft 2020-12."""
+    from .schema import generate
+
+    return generate()

@@ -1,0 +1,199 @@
+"""The shape of the configuration file, in pydantic. Nothing outside this room sees these models.
+
+Each leaf has one function of `values` that reads it, so that every complaint is ours, and a JSON Schema that
+describes what people type. What two keys must be to each other is in `rules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
+
+from replicad.model.address import Address
+
+from . import values
+from .cron import Cron, parse_cron
+from .model import DEFAULT_CONFIG_FILES, DEFAULT_DISKS
+from .problems import WrongError
+from .timetable import TIMETABLE_PATTERN, Timetable, parse_timetable
+from .units import DURATION_PATTERN, parse_duration
+
+_CRON_PATTERN = r"^\s*([0-9*,/-]+\s+){3}[0-9A-Za-z*,/-]+\s+[0-9A-Za-z*,/-]+\s*$"
+_CHUNK_SIZE_PATTERN = r"^(auto|(64|128|256|512|1024|2048|4096)K(iB)?|[124]M(iB)?)$"
+
+
+def _reads(read: Callable[[Any], object], schema: dict[str, Any]) -> tuple[PlainValidator, Any]:
+    def validate(value: Any) -> object:
+        if value is None:
+            raise WrongError("this is empty", "write a value, or leave the key out")
+        return read(value)
+
+    return PlainValidator(validate), WithJsonSchema(schema)
+
+
+def _text(pattern: str = "", *examples: str) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "string", "minLength": 1}
+    if pattern:
+        schema["pattern"] = pattern
+    return schema | ({"examples": list(examples)} if examples else {})
+
+
+def _count(low: int, default: int) -> tuple[PlainValidator, Any]:
+    return _reads(
+        lambda value: values.number(value, low, values.MAX_KEPT),
+        {"type": "integer", "minimum": low, "maximum": values.MAX_KEPT, "default": default},
+    )
+
+
+_DURATION = _text(DURATION_PATTERN, "30s", "5m", "1h30m", "7d")
+_COMMAND = {
+    "anyOf": [
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+        {"type": "string", "minLength": 1},
+    ],
+    "examples": [["pass", "show", "nas1"]],
+}
+
+Flag = Annotated[bool, *_reads(values.true_or_false, {"type": "boolean", "default": False})]
+Path = Annotated[str | None, *_reads(values.absolute_path, _text(values.ABSOLUTE_PATTERN))]
+Place = Annotated[
+    Address, *_reads(values.address, _text(values.ADDRESS_PATTERN, r"\\nas1\vms\web01", "smb://nas1/vms", "/srv/vms"))
+]
+Interval = Annotated[
+    int | None, *_reads(values.interval, {"anyOf": [{"const": "manual"}, _DURATION], "default": "manual"})
+]
+Glob = Annotated[str, *_reads(values.glob, _text(values.GLOB_PATTERN, "*.vhdx"))]
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
+
+
+class ServerGroup(_Group):
+    """An SMB server that addresses name."""
+
+    address: Annotated[
+        tuple[str, int | None] | None,
+        *_reads(
+            values.host_port, _text(values.HOST_PORT_PATTERN, "nas1.example.net", "192.0.2.7:4450", "[2001:db8::7]:445")
+        ),
+    ] = None
+    """Host name or IP address, with a port if it is not 445. Absent: the server's name itself."""
+    port: Annotated[
+        int | None,
+        *_reads(
+            lambda value: values.number(value, 1, 65_535),
+            {"type": "integer", "minimum": 1, "maximum": 65_535, "default": 445},
+        ),
+    ] = None
+    """TCP port, where `address` gives none."""
+    username: Annotated[str | None, *_reads(values.username, _text("", r"REPLICA\svc", "svc", "svc@EXAMPLE.NET"))] = (
+        None
+    )
+    """Who signs in. Absent: Kerberos, from the credential cache or keytab."""
+    password_file: Path = None
+    """File that holds the password and nothing else; only its owner should be able to read it."""
+    password_command: Annotated[tuple[str, ...] | None, *_reads(values.command, _COMMAND)] = None
+    """Program that prints the password, run without a shell and for at most 30 seconds."""
+    encryption: Annotated[
+        str,
+        *_reads(
+            lambda value: values.choice(value, ("required", "allowed")),
+            {"enum": ["required", "allowed"], "default": "required"},
+        ),
+    ] = "required"
+    """Whether a connection without encryption is refused, or taken if the server does not encrypt."""
+
+
+class ConsistencyGroup(_Group):
+    """How a view of one moment of all disks is got."""
+
+    method: Annotated[str, *_reads(values.method, {"enum": list(values.METHODS_BUILT), "default": "none"})] = "none"
+    """`none`: nobody may write while the disks are read."""
+    allow_fuzzy: Flag = False
+    """Take a point even if somebody may write meanwhile. It promises nothing."""
+    wait: Annotated[int, *_reads(lambda value: parse_duration(value, min_s=0), _DURATION | {"default": "30s"})] = 30
+    """How long to wait for a disk that somebody writes."""
+
+
+class KeepGroup(_Group):
+    """How many recovery points to keep; a point stays if any of these keeps it.
+
+    Without `keep`: {latest: 12, hourly: 24, daily: 7, weekly: 4}.
+    """
+
+    latest: Annotated[int, *_count(1, 1)] = 1
+    """The newest ones."""
+    hourly: Annotated[int, *_count(0, 0)] = 0
+    """The newest of each of the last hours that have one."""
+    daily: Annotated[int, *_count(0, 0)] = 0
+    """The newest of each of the last days that have one."""
+    weekly: Annotated[int, *_count(0, 0)] = 0
+    """The newest of each of the last weeks that have one."""
+    monthly: Annotated[int, *_count(0, 0)] = 0
+    """The newest of each of the last months that have one."""
+
+
+class VerifyGroup(_Group):
+    """Reading the replica back and comparing it with its manifest."""
+
+    every: Interval = None
+    """How often, or `manual`."""
+
+
+class VirtualMachineGroup(_Group):
+    """A group of disks that is replicated and failed over as one."""
+
+    source: Place
+    """The directory where the live disks are."""
+    disks: Annotated[
+        tuple[Glob, ...],
+        AfterValidator(values.some),
+        Field(json_schema_extra={"default": list(DEFAULT_DISKS), "minItems": 1}),
+    ] = DEFAULT_DISKS
+    """Patterns of disk files. Without '/' they are looked for at every depth, and case does not matter."""
+    exclude: Annotated[tuple[Glob, ...], Field(json_schema_extra={"default": []})] = ()
+    """Patterns of files to leave out, disks and configuration files alike."""
+    config_files: Annotated[tuple[Glob, ...], Field(json_schema_extra={"default": list(DEFAULT_CONFIG_FILES)})] = (
+        DEFAULT_CONFIG_FILES
+    )
+    """Patterns of files that travel whole with each point."""
+    replica: Place
+    """The directory under which a directory of this machine's name holds the replica."""
+    every: Interval = None
+    """How often to replicate, or `manual`."""
+    cron: Annotated[Cron | None, *_reads(parse_cron, _text(_CRON_PATTERN, "0 22 * * mon-fri"))] = None
+    """When to replicate, in place of `every`: minute hour day-of-month month day-of-week (names), in UTC."""
+    consistency: ConsistencyGroup = ConsistencyGroup()
+    keep: KeepGroup = KeepGroup(latest=12, hourly=24, daily=7, weekly=4)
+    verify: VerifyGroup = VerifyGroup()
+    chunk_size: Annotated[
+        int | None,
+        *_reads(
+            values.chunk_size,
+            _text(_CHUNK_SIZE_PATTERN, "64KiB", "1MiB") | {"default": "auto"},
+        ),
+    ] = None
+    """Size of the pieces that are compared: a power of two from 64KiB to 4MiB. `auto` chooses by the disk's size."""
+
+
+class SettingsFile(_Group):
+    """The configuration of replicad."""
+
+    state_dir: Path = None
+    """Where this host keeps what it remembers. Default: /var/lib/replicad for root, else the user's state directory."""
+    bandwidth: Annotated[
+        Timetable | None,
+        *_reads(
+            parse_timetable, _text(TIMETABLE_PATTERN, "100M", "08:00,100M 19:00,off", "Mon-08:00,1M Fri-19:00,off")
+        ),
+    ] = None
+    """Bytes per second for everything that is sent: one rate, or a timetable as rclone's. `off` is no limit."""
+    servers: Annotated[
+        dict[str, ServerGroup], Field(json_schema_extra={"propertyNames": {"pattern": values.SERVER_NAME_PATTERN}})
+    ] = {}
+    r"""SMB servers by the name used in \\name\share."""
+    virtual_machines: dict[str, VirtualMachineGroup] = {}
+    """Virtual machines by name. The name is also that of the directory made for the replica."""

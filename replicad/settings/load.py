@@ -1,0 +1,210 @@
+"""From a file to `Settings`, or to everything that is wrong in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from .document import Document, DocumentError, read_document
+from .file import ConsistencyGroup, KeepGroup, ServerGroup, SettingsFile, VerifyGroup, VirtualMachineGroup
+from .find import user_directory
+from .model import DEFAULT_PORT, Consistency, Keep, Server, Settings, VirtualMachine
+from .problems import Key, Problem, SettingsError, WrongError, key_text, kind, nearest, shown
+from .rules import Finding, broken_rules
+
+MAX_FILE_BYTES = 1 << 20
+
+# What other programs call it.
+_MEANT = {
+    "schedule": "every", "interval": "every", "destination": "replica", "target": "replica", "host": "address",
+    "user": "username", "retention": "keep", "vms": "virtual_machines", "directory": "source", "path": "source",
+}  # fmt: skip
+_EXAMPLES = {"consistency": "{method: none}", "keep": "{latest: 12, daily: 7}", "verify": "{every: 7d}"}
+_MISSING = {
+    "source": r"write where the disks are: \\server\share\directory or an absolute local path",
+    "replica": r"write where the replica goes: \\server\share\directory or an absolute local path",
+}
+
+
+def load(path: Path, environ: Mapping[str, str]) -> Settings:
+    """Read and check one file. Raises SettingsError with all that is wrong, in the order of the lines."""
+    return parse(_read(path), path, environ)
+
+
+def parse(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
+    """Check the content of a file that is known as `path`. Raises SettingsError."""
+    try:
+        document = read_document(_decode(data, path))
+    except DocumentError as error:
+        complaint = error.complaint
+        raise SettingsError(
+            str(path), (Problem(str(path), complaint.line, "", complaint.what, complaint.hint),)
+        ) from None
+    value = document.value
+    if not isinstance(value, dict):
+        what = "the file is empty" if value is None else f"the file holds {kind(value)}, where keys are wanted"
+        raise _whole(path, what, "write at least 'virtual_machines:' with one machine under it")
+    findings = [*_shape_findings(value), *broken_rules(value)]
+    if findings or document.complaints:
+        raise _in_order(path, document, findings)
+    group = SettingsFile.model_validate(value)
+    return Settings(
+        file=path,
+        state_dir=Path(group.state_dir) if group.state_dir else default_state_dir(environ),
+        bandwidth=group.bandwidth,
+        servers=MappingProxyType({name: _server(name, one) for name, one in group.servers.items()}),
+        virtual_machines=MappingProxyType({name: _machine(name, one) for name, one in group.virtual_machines.items()}),
+    )
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    """`/var/lib/replicad` for root, the user's own state directory (XDG) for others; on Windows under %PROGRAMDATA%."""
+    if os.name == "nt":
+        return Path(environ.get("PROGRAMDATA", r"C:\ProgramData")) / "replicad"
+    if os.geteuid() == 0:
+        return Path("/var/lib/replicad")
+    return user_directory(environ, "XDG_STATE_HOME", ".local/state") / "replicad"
+
+
+def _whole(path: Path, what: str, hint: str) -> SettingsError:
+    return SettingsError(str(path), (Problem(str(path), 0, "", what, hint),))
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError:
+        raise _whole(path, "there is no such file", "check the path, or give another with --config") from None
+    except IsADirectoryError:
+        raise _whole(path, "this is a directory", "name the file in it") from None
+    except PermissionError:
+        raise _whole(path, "this user may not read it", "change its owner or mode, or run as another user") from None
+    except (OSError, ValueError) as error:
+        answer = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise _whole(path, f"it can't be read ({answer})", "check the path") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise _whole(path, "it is longer than 1 MiB", "name a configuration file")
+    return data
+
+
+def _decode(data: bytes, path: Path) -> str:
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise _whole(path, "it is UTF-16", "save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DocumentError(
+            line, f"the byte 0x{data[error.start]:02x} is not UTF-8", "save the file as UTF-8"
+        ) from None
+
+
+def _in_order(path: Path, document: Document, findings: Iterable[Finding]) -> SettingsError:
+    def line(key: Key) -> int:
+        while key and key not in document.lines:
+            key = key[:-1]
+        return document.lines[key]
+
+    found = {(line(key), key, what, hint) for key, what, hint in findings}
+    found |= {(c.line, c.key, c.what, c.hint) for c in document.complaints}
+    return SettingsError(
+        str(path), tuple(Problem(str(path), at, key_text(key), what, hint) for at, key, what, hint in sorted(found))
+    )
+
+
+def _shape_findings(value: Mapping[str, object]) -> list[Finding]:
+    try:
+        SettingsFile.model_validate(value)
+    except ValidationError as error:
+        return [_finding(detail) for detail in error.errors(include_url=False)]
+    return []
+
+
+def _finding(detail: ErrorDetails) -> Finding:
+    """One of pydantic's errors in our words."""
+    key, given = detail["loc"], detail["input"]
+    match detail["type"]:
+        case "value_error":
+            error = detail["ctx"]["error"]
+            if not isinstance(error, WrongError):
+                raise error
+            return Finding(key, error.what, error.hint)
+        case "extra_forbidden":
+            return _unknown(key)
+        case "missing":
+            return Finding(key, "is missing", _MISSING[str(key[-1])])
+        case "tuple_type":
+            hint = f"write [{shown(given)}]" if isinstance(given, str) and "'" not in given else "write it as [a, b]"
+            return Finding(key, f"this is {kind(given)}, not a list", hint)
+        case "model_type" | "dict_type":
+            example = _EXAMPLES.get(str(key[-1]), "keys and values under it")
+            hint = f"write {example}" + (", or leave it out" if given is None else "")
+            return Finding(key, f"this is {kind(given)}, where keys are wanted", hint)
+    return Finding(key, detail["msg"], "")  # pragma: no cover - no other type arises from these models
+
+
+def _unknown(key: Key) -> Finding:
+    """An unknown key, with the one that was probably meant. Its value is not shown: it may be a secret."""
+    name = str(key[-1])
+    if key[0] == "servers" and name.lower() in ("password", "passwd", "pass", "secret"):
+        return Finding(
+            key, "a password does not belong in this file", "write it to a file of its own and name that: password_file"
+        )
+    known = list(_group_at(key[:-1]).model_fields)
+    guess = nearest(name, known) or (_MEANT.get(name.lower(), "") if _MEANT.get(name.lower()) in known else "")
+    return Finding(key, "unknown key", f"did you mean '{guess}'?" if guess else f"known here: {', '.join(known)}")
+
+
+def _group_at(key: Key) -> type[BaseModel]:
+    if not key:
+        return SettingsFile
+    if key[0] == "servers":
+        return ServerGroup
+    match key[2:]:
+        case ("consistency",):
+            return ConsistencyGroup
+        case ("keep",):
+            return KeepGroup
+        case ("verify",):
+            return VerifyGroup
+    return VirtualMachineGroup
+
+
+def _server(name: str, group: ServerGroup) -> Server:
+    host, port = group.address or (name, None)
+    return Server(
+        name=name,
+        host=host,
+        port=port or group.port or DEFAULT_PORT,
+        username=group.username,
+        password_file=Path(group.password_file) if group.password_file else None,
+        password_command=group.password_command,
+        encryption_required=group.encryption == "required",
+    )
+
+
+def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:
+    return VirtualMachine(
+        name=name,
+        source=group.source,
+        replica=group.replica,
+        disks=group.disks,
+        exclude=group.exclude,
+        config_files=group.config_files,
+        every_s=group.every,
+        cron=group.cron,
+        consistency=Consistency(
+            method=group.consistency.method,
+            allow_fuzzy=group.consistency.allow_fuzzy,
+            wait_s=group.consistency.wait,
+        ),
+        keep=Keep(**group.keep.model_dump()),
+        verify_every_s=group.verify.every,
+        chunk_size_bytes=group.chunk_size,
+    )

@@ -1,0 +1,100 @@
+"""The configuration as the rest of the program sees it: plain frozen values, already checked. Pure.
+
+`load_settings` is the only place that makes these from a file; what it promises is said at each field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from replicad.model.address import Address
+from replicad.model.names import folded
+
+from .cron import Cron
+from .timetable import Timetable
+
+DEFAULT_DISKS = ("*.vhdx", "*.avhdx", "*.vhd")
+DEFAULT_CONFIG_FILES = ("*.vmcx", "*.vmrs", "*.vmgs", "*.xml")
+DEFAULT_PORT = 445
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    r"""An SMB server. `name` is the one in `\\name\share`; `username` is None for Kerberos.
+
+    With a `username` exactly one of `password_file` and `password_command` is given, without one neither.
+    """
+
+    name: str
+    host: str
+    port: int = DEFAULT_PORT
+    username: str | None = None
+    password_file: Path | None = None
+    password_command: tuple[str, ...] | None = None
+    encryption_required: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """How a point-in-time view is got. Only methods that are built get here."""
+
+    method: str = "none"
+    allow_fuzzy: bool = False
+    wait_s: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How many recovery points to keep; `latest` is at least 1."""
+
+    latest: int = 12
+    hourly: int = 24
+    daily: int = 7
+    weekly: int = 4
+    monthly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualMachine:
+    """One virtual machine. At most one of `every_s` and `cron` is given; neither means: only when asked.
+
+    `disks`, `exclude` and `config_files` are patterns for `replicad.model.names.matches`, relative to `source`.
+    `replica` is what was typed; the replica's own directory is `replica_dir`.
+    """
+
+    name: str
+    source: Address
+    replica: Address
+    disks: tuple[str, ...] = DEFAULT_DISKS
+    exclude: tuple[str, ...] = ()
+    config_files: tuple[str, ...] = DEFAULT_CONFIG_FILES
+    every_s: int | None = None
+    cron: Cron | None = None
+    consistency: Consistency = field(default_factory=Consistency)
+    keep: Keep = field(default_factory=Keep)
+    verify_every_s: int | None = None
+    chunk_size_bytes: int | None = None
+    """A power of two from 64 KiB to 4 MiB; None to choose by the size of each disk."""
+
+    @property
+    def replica_dir(self) -> Address:
+        """The directory that holds this machine's replica and nothing else."""
+        return self.replica.child(self.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A whole configuration. The mappings are by name and can't be changed."""
+
+    file: Path
+    state_dir: Path
+    bandwidth: Timetable | None = None
+    servers: Mapping[str, Server] = field(default_factory=lambda: MappingProxyType({}))
+    virtual_machines: Mapping[str, VirtualMachine] = field(default_factory=lambda: MappingProxyType({}))
+
+    def server(self, name: str) -> Server | None:
+        """The server by the name in an address, without regard to case; None if it is not described."""
+        return next((s for s in self.servers.values() if folded(s.name) == folded(name)), None)
