@@ -1,0 +1,116 @@
+"""The adapters that the contract of the storage port is tested against.
+
+To add one, write a context manager that yields a `Factory` and add it to `ADAPTERS`.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from replicad.storage.local import LocalShare
+from replicad.storage.memory import MemoryShare
+from replicad.storage.metered import MeteredShare
+from replicad.storage.port import Capabilities, Share
+
+EVERYTHING = Capabilities(
+    server_copy=True, sparse=True, zero=True, allocated_extents=True, hold=True, flush_directory=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """An empty tree, seen by two hosts (or by two sessions of one server), and what is promised of it."""
+
+    share: Share
+    other: Share
+    capabilities: Capabilities = EVERYTHING
+
+
+Factory = Callable[[], AbstractAsyncContextManager[Tree]]
+"""Makes an empty tree, and closes its shares and removes it in the end. Called once a test, on the test's loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """How to make trees of one kind. `session` is entered once a test session (there it starts a server, if need be);
+    `marks` go on all its tests."""
+
+    name: str
+    session: Callable[[], AbstractContextManager[Factory]]
+    marks: tuple[pytest.MarkDecorator, ...] = ()
+
+
+@contextmanager
+def _memory() -> Iterator[Factory]:
+    @asynccontextmanager
+    async def tree() -> AsyncIterator[Tree]:
+        share = MemoryShare()
+        yield Tree(share, share.view())
+
+    yield tree
+
+
+@contextmanager
+def _metered() -> Iterator[Factory]:
+    @asynccontextmanager
+    async def tree() -> AsyncIterator[Tree]:
+        share = MemoryShare(case_sensitive=False, volatile=True)
+        yield Tree(MeteredShare(share), MeteredShare(share.view()))
+
+    yield tree
+
+
+@contextmanager
+def _bare() -> Iterator[Factory]:
+    can_nothing = Capabilities(False, False, False, False, False, False)
+
+    @asynccontextmanager
+    async def tree() -> AsyncIterator[Tree]:
+        share = MemoryShare(
+            server_copy=False, sparse=False, zero=False, allocated_extents=False, hold=False, flush_directory=False
+        )
+        yield Tree(share, share.view(), can_nothing)
+
+    yield tree
+
+
+@contextmanager
+def _local() -> Iterator[Factory]:
+    @asynccontextmanager
+    async def tree() -> AsyncIterator[Tree]:
+        with tempfile.TemporaryDirectory(prefix="replicad 시험 🗄 ") as directory:
+            async with local_tree(Path(directory)) as made:
+                yield made
+
+    yield tree
+
+
+@asynccontextmanager
+async def local_tree(directory: Path, capabilities: Capabilities = EVERYTHING) -> AsyncIterator[Tree]:
+    """A tree in a directory."""
+    share, other = LocalShare(str(directory)), LocalShare(str(directory))
+    try:
+        yield Tree(share, other, capabilities)
+    finally:
+        await share.close()
+        await other.close()
+
+
+def need(promised: bool) -> None:
+    """Leave out a test of what the tree under test does not promise."""
+    if not promised:
+        pytest.skip("this tree does not promise it")
+
+
+ADAPTERS = [
+    Adapter("memory", _memory),
+    Adapter("metered", _metered),
+    Adapter("bare", _bare),
+    Adapter("local", _local),
+]
