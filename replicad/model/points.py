@@ -1,0 +1,186 @@
+"""Recovery points and what a replica says of itself. Pure.
+
+These records are what the sealed JSON files on the replica's share hold (docs/format.md); digests and identifiers are
+lower-case hexadecimal text.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+FORMAT_VERSION = 1
+
+
+class CycleKind(StrEnum):
+    """What a cycle did."""
+
+    INITIAL = "initial"
+    DELTA = "delta"
+    RESYNC = "resynchronisation"
+
+
+class Consistency(StrEnum):
+    """What a point promises about the moment it shows, from the weakest to the strongest."""
+
+    FUZZY = "fuzzy"
+    CRASH = "crash"
+    APPLICATION = "application"
+    COLD = "cold"
+
+
+class Provenance(StrEnum):
+    """How we know which chunks changed."""
+
+    FULL_SCAN = "full-scan"
+
+
+class FileKind(StrEnum):
+    """Whether a file of the virtual machine is a disk or one of its configuration files."""
+
+    DISK = "disk"
+    CONFIG = "config"
+
+
+class Change(StrEnum):
+    """What a cycle did to one disk."""
+
+    INITIAL = "initial"
+    DELTA = "delta"
+    UNCHANGED = "unchanged"
+
+
+class Role(StrEnum):
+    """What a replica is at the moment."""
+
+    REPLICA = "replica"
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """Bytes read from the source, found different, sent to the replica, saved in the undo log; and the time it took."""
+
+    scanned_bytes: int = 0
+    changed_bytes: int = 0
+    sent_bytes: int = 0
+    undo_bytes: int = 0
+    duration_ms: int = 0
+
+    def __add__(self, other: Statistics) -> Statistics:
+        return Statistics(
+            self.scanned_bytes + other.scanned_bytes,
+            self.changed_bytes + other.changed_bytes,
+            self.sent_bytes + other.sent_bytes,
+            self.undo_bytes + other.undo_bytes,
+            self.duration_ms + other.duration_ms,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestReference:
+    """The manifest file that goes with a disk's state: the point it was written for, and its digest."""
+
+    point: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class UndoReference:
+    """The undo log that leads from a point to the one before it, and what it must be."""
+
+    previous_size_bytes: int
+    length_bytes: int
+    batches: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DiskState:
+    """One disk (or configuration file) as a point holds it.
+
+    `id` stays the same from the cycle in which the disk appeared until it is gone. `undo` is None if the disk is as it
+    was in the point before, or was not there.
+    """
+
+    id: str
+    path: str
+    kind: FileKind
+    size_bytes: int
+    chunk_bytes: int
+    change: Change
+    provenance: Provenance
+    manifest: ManifestReference
+    undo: UndoReference | None
+    statistics: Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedDisk:
+    """A disk that the point before had and this one has not; its last content and the manifest of that are kept beside
+    this point's record."""
+
+    id: str
+    path: str
+    manifest: ManifestReference
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryPoint:
+    """A committed state of all disks of a VM at the moment `time`."""
+
+    format: int
+    replica_id: str
+    vm: str
+    number: int
+    previous: int | None
+    time: datetime
+    kind: CycleKind
+    consistency: Consistency
+    generation: int
+    host: str
+    disks: tuple[DiskState, ...]
+    removed: tuple[RemovedDisk, ...]
+    warnings: tuple[str, ...]
+    statistics: Statistics
+
+    def disk(self, disk_id: str) -> DiskState | None:
+        """The disk with this id, if the point has it."""
+        return next((d for d in self.disks if d.id == disk_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class PendingDisk:
+    """A disk that a cycle under way sends for the first time."""
+
+    id: str
+    path: str
+    chunk_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class CycleRecord:
+    """What a cycle under way wrote down before it touched anything."""
+
+    format: int
+    replica_id: str
+    number: int
+    previous: int | None
+    started: datetime
+    host: str
+    new_disks: tuple[PendingDisk, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRecord:
+    """What the replica of one VM says of itself (replica.json)."""
+
+    format: int
+    replica_id: str
+    vm: str
+    source: str
+    hash_seed: str
+    generation: int
+    role: Role
+    created: datetime
+    created_by: str
