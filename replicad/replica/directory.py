@@ -1,0 +1,184 @@
+"""A replica's directory: what is in it, and making a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from replicad.model.errors import ConflictError, DivergedError, IntegrityError, NotFoundError, StaleGenerationError
+from replicad.model.points import CycleRecord, RecoveryPoint, ReplicaRecord, Role
+from replicad.storage.documents import read_whole, replace_whole
+from replicad.storage.port import Share
+
+from .layout import Layout, pending_number, point_number
+from .manifest_file import ManifestOwner
+from .records import MAX_RECORD_BYTES, decode, encode
+from .recovery_text import recovery_text
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """The replica of one VM on an open share."""
+
+    share: Share
+    layout: Layout
+    record: ReplicaRecord
+
+    @property
+    def seed(self) -> int:
+        """What the chunks' hashes are seeded with."""
+        return int(self.record.hash_seed, 16)
+
+    @property
+    def name(self) -> str:
+        """How users know it."""
+        return f"{self.share.name}/{self.layout.root}"
+
+    def owner(self, disk_id: str) -> ManifestOwner:
+        """What the manifests of one disk are marked with."""
+        return ManifestOwner(self.record.replica_id, disk_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """The numbers of the committed points, ascending, and of a cycle that did not end."""
+
+    committed: tuple[int, ...]
+    pending: int | None
+
+    @property
+    def latest(self) -> int | None:
+        """The newest committed point."""
+        return self.committed[-1] if self.committed else None
+
+
+async def open_replica(share: Share, vm_dir: str) -> Replica | None:
+    """The replica in the directory `vm_dir`, or None if there is none. IntegrityError if its record is damaged."""
+    layout = Layout(vm_dir)
+    try:
+        raw = await read_whole(share, layout.record, MAX_RECORD_BYTES)
+    except NotFoundError:
+        return None
+    return Replica(share, layout, decode(raw, ReplicaRecord, f"{share.name}/{layout.record}"))
+
+
+async def require_replica(share: Share, vm_dir: str) -> Replica:
+    """The same; NotFoundError if there is none."""
+    replica = await open_replica(share, vm_dir)
+    if replica is None:
+        raise NotFoundError(
+            "find", f"a replica in {share.name}/{vm_dir}", "there is no replica.json",
+            "Check the address; a replica is made by the first 'replicad sync'.",
+        )  # fmt: skip
+    return replica
+
+
+async def create_replica(share: Share, record: ReplicaRecord) -> Replica:
+    """Make the directory of a new replica. Call with its lock held.
+
+    ConflictError if the directory holds anything that replicad did not put there. Can be run again after it was
+    interrupted: the record is written last.
+    """
+    layout = Layout(record.vm)
+    ours = {"replica.lock", "replica.json.tmp", "RECOVERY.txt", "RECOVERY.txt.tmp"}
+    empty_dirs = {"disks", "manifests", "points"}
+    for entry in await share.list(layout.root):
+        known = entry.name in ours or (entry.is_dir and entry.name in empty_dirs)
+        if known and entry.is_dir:
+            known = not await share.list(f"{layout.root}/{entry.name}")
+        if not known:
+            raise ConflictError(
+                "make a replica in", f"{share.name}/{layout.root}",
+                f"the directory holds {entry.name!r}, which no replica.json accounts for",
+                "Choose another replica share, or move what is there away.",
+            )  # fmt: skip
+    for directory in (layout.disks_dir, layout.manifests_dir, layout.points_dir):
+        await share.make_dir(directory)
+    await replace_whole(share, layout.recovery_text, recovery_text(record).encode())
+    await replace_whole(share, layout.record, encode(record))
+    await share.flush_directory("")
+    return Replica(share, layout, record)
+
+
+def check_belongs(replica: Replica, vm: str, source: str, *, adopt: bool) -> None:
+    """Raise unless this replica is that of `vm` and `source` and still takes cycles.
+
+    DivergedError for another VM, and for another source unless `adopt`; StaleGenerationError if its role is over.
+    """
+    record = replica.record
+    if record.vm != vm:
+        raise DivergedError(
+            "replicate to", replica.name, f"it is the replica of the virtual machine {record.vm!r}, not of {vm!r}",
+            "Choose another replica share for this virtual machine.",
+        )  # fmt: skip
+    if record.source != source and not adopt:
+        raise DivergedError(
+            "replicate to", replica.name, f"it was made from {record.source}, and the source is now {source}",
+            "If the virtual machine moved there, run 'replicad sync --resync' once; else choose another replica share.",
+        )  # fmt: skip
+    if record.role is not Role.REPLICA:
+        raise StaleGenerationError("replicate to", replica.name, f"its role is {record.role.value!r}")
+
+
+async def adopt_source(replica: Replica, source: str) -> Replica:
+    """Write down that the replica is made from `source` from now on. Call with the lock held."""
+    if replica.record.source == source:
+        return replica
+    record = replace(replica.record, source=source)
+    await replace_whole(replica.share, replica.layout.record, encode(record))
+    return replace(replica, record=record)
+
+
+async def list_numbers(replica: Replica) -> Numbers:
+    """Which points there are. Other names in the directory are none of ours and are left alone."""
+    committed: list[int] = []
+    pending: list[int] = []
+    for entry in await replica.share.list(replica.layout.points_dir):
+        if not entry.is_dir or entry.is_link:
+            continue
+        if (number := point_number(entry.name)) is not None:
+            committed.append(number)
+        elif (number := pending_number(entry.name)) is not None:
+            pending.append(number)
+    committed.sort()
+    following = (committed[-1] if committed else 0) + 1
+    if pending not in ([], [following]):
+        raise IntegrityError(
+            "use", replica.name, f"it holds cycles under way {sorted(pending)}, and only {following} can be",
+            "Move the directories that don't belong there away.",
+        )  # fmt: skip
+    return Numbers(tuple(committed), pending[0] if pending else None)
+
+
+async def read_point(replica: Replica, number: int) -> RecoveryPoint:
+    """The record of a committed point. NotFoundError if there is no such point; IntegrityError if it is damaged."""
+    return await _read_point_in(replica, replica.layout.point_dir(number), number)
+
+
+async def read_finished_pending(replica: Replica, number: int) -> RecoveryPoint | None:
+    """The record of a cycle that ended in all but its name; None if it did not get so far."""
+    try:
+        return await _read_point_in(replica, replica.layout.pending_dir(number), number)
+    except NotFoundError:
+        return None
+
+
+async def _read_point_in(replica: Replica, directory: str, number: int) -> RecoveryPoint:
+    path = replica.layout.point_record(directory)
+    subject = f"{replica.share.name}/{path}"
+    point = decode(await read_whole(replica.share, path, MAX_RECORD_BYTES), RecoveryPoint, subject)
+    if (point.number, point.replica_id) != (number, replica.record.replica_id):
+        raise IntegrityError("use", subject, f"it is the record of point {point.number} of another place")
+    return point
+
+
+async def read_cycle(replica: Replica, number: int) -> CycleRecord | None:
+    """What a cycle under way wrote down when it began; None if it did not get so far."""
+    path = replica.layout.cycle_record(replica.layout.pending_dir(number))
+    subject = f"{replica.share.name}/{path}"
+    try:
+        cycle = decode(await read_whole(replica.share, path, MAX_RECORD_BYTES), CycleRecord, subject)
+    except NotFoundError:
+        return None
+    if (cycle.number, cycle.replica_id) != (number, replica.record.replica_id):
+        raise IntegrityError("use", subject, f"it is the record of cycle {cycle.number} of another place")
+    return cycle

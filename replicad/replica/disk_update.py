@@ -1,0 +1,270 @@
+"""Bringing one disk of the replica to its next state, under the protection of its undo log.
+
+The order is what makes it safe: the old bytes of a batch are durable in the undo log before the first of its chunks
+is overwritten, and the disk bears another name from before its first byte changes until the point is committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from replicad.model.chunks import chunk_length
+from replicad.model.errors import NotFoundError
+from replicad.model.manifest import Manifest
+from replicad.model.names import parent
+from replicad.model.points import UndoReference
+from replicad.storage.documents import exists
+from replicad.storage.port import OpenMode, Share, ShareFile
+from replicad.storage.together import together
+
+from .known_chunks import KnownChunks
+from .layout import Layout
+from .undo_format import NOT_WRITTEN, UndoHeader
+from .undo_log import UndoLog, create_undo_log, read_batches, read_file_header, resume_undo_log
+
+BATCH_CHUNKS = 256
+_FLUSH_EVERY_BYTES = 256 * 1024 * 1024
+_WRITE_BYTES = 4 * 1024 * 1024
+_WRITES_AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkWrite:
+    """One chunk to write: its hash and its bytes, which are None if the chunk is all zeros."""
+
+    index: int
+    new_hash: bytes
+    data: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateTarget:
+    """Which disk, in which cycle. `is_new`: the point before has no such disk."""
+
+    replica_id: str
+    disk_id: str
+    path: str
+    point: int
+    is_new: bool
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateResult:
+    """What became of the disk. `undo` is None if nothing was touched, or if there was no disk before."""
+
+    touched: bool
+    manifest: Manifest
+    undo: UndoReference | None
+    undo_bytes: int
+
+
+@dataclass(slots=True)
+class _Working:
+    """What is open while the disk is being written."""
+
+    disk: ShareFile
+    log_file: ShareFile
+    log: UndoLog
+    durable_batches: int = 0
+    unflushed_bytes: int = 0
+
+    async def flush(self) -> None:
+        batches = self.log.batches
+        await self.disk.flush()
+        self.durable_batches, self.unflushed_bytes = batches, 0
+
+
+class DiskUpdate:
+    """One disk on its way from `previous`, its manifest at the point before, to its next state.
+
+    Use: `start`, then ask `known` what is stale and `write` it, for every part of the source's disk, then `finish`;
+    `close` in any case. If it ends early, what is on the share is enough for `start` to go on with, or for a rollback.
+    `still_ours` is awaited before every batch; it raises if the replica's lock was lost.
+    """
+
+    def __init__(
+        self,
+        share: Share,
+        layout: Layout,
+        pending: str,
+        target: UpdateTarget,
+        previous: Manifest,
+        seed: int,
+        still_ours: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.known = KnownChunks(previous, target.size_bytes)
+        self._share = share
+        self._layout = layout
+        self._pending = pending
+        self._target = target
+        self._seed = seed
+        self._still_ours = still_ours
+        self._working: _Working | None = None
+        self._header = UndoHeader(
+            target.replica_id, target.disk_id, target.point, previous.chunk_bytes, previous.size_bytes
+        )
+        self._log_path = layout.undo(pending, target.path)
+        self._working_path = layout.initial(target.path) if target.is_new else layout.updating(target.path)
+
+    @property
+    def disk_path(self) -> str:
+        """The disk's path, as the VM's owner knows it."""
+        return self._target.path
+
+    @property
+    def path(self) -> str:
+        """Where the disk lies on the share now."""
+        working = self._working is not None or self._target.is_new
+        return self._working_path if working else self._layout.disk(self._target.path)
+
+    def has_disk(self) -> bool:
+        """Whether there is anything on the share yet."""
+        return self._working is not None or not self._target.is_new
+
+    async def start(self) -> bool:
+        """Look for what an interrupted cycle left of this update; True if there was something to go on with."""
+        if not await exists(self._share, self._log_path):
+            return False
+        if not await exists(self._share, self._working_path):
+            # The log was made, and nothing else yet.
+            await self._share.remove(self._log_path)
+            return False
+        subject = f"undo log {self._share.name}/{self._log_path}"
+        disk = await self._share.open(self._working_path, OpenMode.WRITE)
+        try:
+            log_file = await self._share.open(self._log_path, OpenMode.WRITE)
+            try:
+                working = await self._resume(disk, log_file, subject)
+            except BaseException:
+                await log_file.close()
+                raise
+        except BaseException:
+            await disk.close()
+            raise
+        self._working = working
+        await self._grow(disk)
+        return True
+
+    async def _resume(self, disk: ShareFile, log_file: ShareFile, subject: str) -> _Working:
+        resumed = await resume_undo_log(log_file, self._header, disk, self._seed, subject)
+        if resumed is None:
+            # Torn at its very beginning: no chunk was overwritten, and the log begins anew.
+            await log_file.set_size(0)
+            return _Working(disk, log_file, await create_undo_log(log_file, self._header))
+        header, digest = await read_file_header(log_file, subject)
+        async for batch in read_batches(log_file, header, digest):
+            for entry in batch.header.entries:
+                self.known.replay(entry, durable=batch.header.number < resumed.durable_batches)
+        return _Working(disk, log_file, resumed.log, resumed.durable_batches)
+
+    async def write(self, chunks: Sequence[ChunkWrite]) -> int:
+        """Save what these chunks overwrite, then write them; returns the bytes sent.
+
+        At most BATCH_CHUNKS chunks, each once, ascending. Their old bytes are durable before the first is overwritten.
+        """
+        await self._still_ours()
+        working = await self._opened()
+        entries = tuple(self.known.entry(c.index, c.new_hash) for c in chunks)
+        await working.log.append(entries, working.durable_batches, working.disk)
+        for chunk in chunks:
+            self.known.writing(chunk.index)
+        sent_bytes = await self._write_runs(working.disk, chunks)
+        for chunk in chunks:
+            self.known.written(chunk.index, chunk.new_hash)
+        working.unflushed_bytes += sent_bytes
+        if working.unflushed_bytes >= _FLUSH_EVERY_BYTES:
+            await working.flush()
+        return sent_bytes
+
+    async def _write_runs(self, disk: ShareFile, chunks: Sequence[ChunkWrite]) -> int:
+        chunk_bytes = self.known.chunk_bytes
+
+        async def send(run: list[ChunkWrite]) -> int:
+            offset = run[0].index * chunk_bytes
+            if run[0].data is None:
+                await disk.zero(offset, min((run[-1].index + 1) * chunk_bytes, self._target.size_bytes) - offset)
+                return 0
+            data = b"".join(c.data for c in run if c.data is not None)
+            await disk.write(data, offset)
+            return len(data)
+
+        return sum(await together(send, _runs(chunks, _WRITE_BYTES // chunk_bytes), _WRITES_AT_ONCE))
+
+    async def _opened(self) -> _Working:
+        if self._working is None:
+            log_file = await self._share.open(self._log_path, OpenMode.CREATE)
+            try:
+                log = await create_undo_log(log_file, self._header)
+                await self._share.flush_directory(self._pending)
+                disk = await (self._create_new() if self._target.is_new else self._take_working_name())
+            except BaseException:
+                await log_file.close()
+                raise
+            self._working = _Working(disk, log_file, log)
+            await self._grow(disk)
+        return self._working
+
+    async def _take_working_name(self) -> ShareFile:
+        own = self._layout.disk(self._target.path)
+        await self._share.rename(own, self._working_path)
+        await self._share.flush_directory(parent(own))
+        return await self._share.open(self._working_path, OpenMode.WRITE)
+
+    async def _create_new(self) -> ShareFile:
+        path = self._working_path
+        await self._share.make_dir(parent(path))
+        with suppress(NotFoundError):
+            await self._share.remove(path)
+        file = await self._share.open(path, OpenMode.CREATE)
+        await self._share.flush_directory(parent(path))
+        return file
+
+    async def _grow(self, disk: ShareFile) -> None:
+        if (await disk.identity()).size_bytes < self._target.size_bytes:
+            await disk.set_size(self._target.size_bytes)
+
+    async def read_back(self, index: int) -> bytes:
+        """The bytes of one chunk as the share holds them now."""
+        working = await self._opened()
+        buffer = bytearray(chunk_length(index, self._target.size_bytes, self.known.chunk_bytes))
+        return bytes(buffer[: await working.disk.read_into(buffer, index * self.known.chunk_bytes)])
+
+    async def finish(self) -> UpdateResult:
+        """Cut the disk to its new size where it shrinks, flush it, and tell what its next state is."""
+        previous = self.known.previous
+        if self._working is None and self._target.size_bytes == previous.size_bytes and not self._target.is_new:
+            return UpdateResult(False, previous, None, 0)
+        working = await self._opened()
+        cut_off = self.known.cut_off()
+        for start in range(0, len(cut_off), BATCH_CHUNKS):
+            await self._still_ours()
+            entries = tuple(self.known.entry(i, NOT_WRITTEN) for i in cut_off[start : start + BATCH_CHUNKS])
+            await working.log.append(entries, working.durable_batches, working.disk)
+        if (await working.disk.identity()).size_bytes != self._target.size_bytes:
+            await working.disk.set_size(self._target.size_bytes)
+        await working.flush()
+        undo = None if self._target.is_new else working.log.reference()
+        return UpdateResult(True, self.known.manifest(), undo, working.log.saved_bytes)
+
+    async def close(self) -> None:
+        """Give the files back; everything stays on the share as it is."""
+        working, self._working = self._working, None
+        if working is not None:
+            await working.log_file.close()
+            await working.disk.close()
+
+
+def _runs(chunks: Sequence[ChunkWrite], longest: int) -> list[list[ChunkWrite]]:
+    """Neighbours that one call can write: all bytes, or all zeros."""
+    runs: list[list[ChunkWrite]] = []
+    for chunk in chunks:
+        last = runs[-1][-1] if runs else None
+        joins = last is not None and last.index + 1 == chunk.index and (last.data is None) == (chunk.data is None)
+        if joins and (chunk.data is None or len(runs[-1]) < max(1, longest)):
+            runs[-1].append(chunk)
+        else:
+            runs.append([chunk])
+    return runs

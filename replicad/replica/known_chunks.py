@@ -1,0 +1,120 @@
+"""What is known of the chunks of a replica's disk while a cycle writes it. Pure (but changing as the cycle goes on)."""
+
+from __future__ import annotations
+
+from replicad.model.chunks import chunk_count
+from replicad.model.errors import IntegrityError
+from replicad.model.manifest import HASH_BYTES, ZERO_HASH, Manifest, ManifestEdit
+
+from .undo_format import NOT_WRITTEN, EntryKind, UndoEntry
+
+_UNTOUCHED, _KNOWN, _UNKNOWN = 0, 1, 2
+_MAX_CHUNKS = 1 << 30
+
+
+class KnownChunks:
+    """Starts from `previous`, the manifest at the point before, for a disk that shall become `size_bytes` long.
+
+    A chunk is *touched* once an entry of this cycle's undo log names it: from then on its old bytes are safe, and what
+    the disk holds of it is known (a hash) or unknown.
+    """
+
+    def __init__(self, previous: Manifest, size_bytes: int) -> None:
+        self.previous = previous
+        self.size_bytes = size_bytes
+        self.chunk_bytes = previous.chunk_bytes
+        self.chunks = chunk_count(size_bytes, previous.chunk_bytes)
+        self._limit = max(self.chunks, previous.chunks)
+        self._present = ManifestEdit(previous, max(size_bytes, previous.size_bytes))
+        self._touched = bytearray(self._limit)
+
+    def replay(self, entry: UndoEntry, durable: bool) -> None:
+        """Take in an entry of the log that an interrupted cycle left; `durable`: its write certainly reached the disk.
+
+        Entries must come in the log's order. IntegrityError for a chunk that no disk can have.
+        """
+        known = durable and entry.new_hash != NOT_WRITTEN
+        self._mark(entry.index, _KNOWN if known else _UNKNOWN)
+        if known and entry.index < self._limit:
+            self._present.put(entry.index, entry.new_hash)
+
+    @property
+    def limit_bytes(self) -> int:
+        """Beyond this offset neither the disk before nor the one to come has anything."""
+        return max(self.size_bytes, self.previous.size_bytes)
+
+    def believe(self, found: Manifest) -> int:
+        """Take the hashes of what was read from the replica's disk itself for true.
+
+        Returns how many chunks that this cycle has not touched yet are not what the manifest says.
+        """
+        damaged = 0
+        for index in range(self._limit):
+            hash_found = found.hash_of(index)
+            if self._touched[index] == _UNKNOWN:
+                self._touched[index] = _KNOWN
+            elif self._present.hash_of(index) == hash_found:
+                continue
+            elif self._touched[index] == _UNTOUCHED:
+                damaged += 1
+            self._present.put(index, hash_found)
+        return damaged
+
+    def writing(self, index: int) -> None:
+        """The chunk is about to be overwritten."""
+        self._mark(index, _UNKNOWN)
+
+    def written(self, index: int, new_hash: bytes) -> None:
+        """The chunk was overwritten."""
+        self._mark(index, _KNOWN)
+        self._present.put(index, new_hash)
+
+    def _mark(self, index: int, state: int) -> None:
+        if index >= len(self._touched):
+            if index >= _MAX_CHUNKS:
+                raise IntegrityError("use", "an undo log", f"it names chunk {index}, which no disk has")
+            self._touched.extend(bytes(index + 1 - len(self._touched)))
+        self._touched[index] = state
+
+    def stale(self, first: int, hashes: bytes) -> list[int]:
+        """Which of the chunks from `first` on, whose new hashes these are, the disk does not certainly hold yet."""
+        count = len(hashes) // HASH_BYTES
+        unknown = self._touched.find(_UNKNOWN, first, first + count) >= 0
+        if not unknown and self._present.hashes(first, count) == hashes:
+            return []
+        return [
+            first + i
+            for i in range(count)
+            if self._touched[first + i] == _UNKNOWN
+            or self._present.hash_of(first + i) != hashes[i * HASH_BYTES : (i + 1) * HASH_BYTES]
+        ]
+
+    def stale_zeros(self, first: int, end: int) -> list[int]:
+        """Which of the chunks in [first, end), all of them zeros now, the disk does not certainly hold as zeros yet."""
+        stale = set(self._present.nonzero_chunks(first, end))
+        position = self._touched.find(_UNKNOWN, first, end)
+        while position >= 0:
+            stale.add(position)
+            position = self._touched.find(_UNKNOWN, position + 1, end)
+        return sorted(stale)
+
+    def entry(self, index: int, new_hash: bytes) -> UndoEntry:
+        """What the undo log must say before this chunk becomes what `new_hash` names (or is cut off: NOT_WRITTEN)."""
+        old_hash = self.previous.hash_of(index)
+        if self._touched[index] != _UNTOUCHED or (old_hash == new_hash and index < self.previous.chunks):
+            # Untouched, and yet written with what it should hold: the replica's own copy was damaged, and there is
+            # nothing worth saving. Restoring an older point finds the sound bytes on the disk.
+            return UndoEntry(index, EntryKind.AGAIN, ZERO_HASH, new_hash)
+        if index >= self.previous.chunks:
+            return UndoEntry(index, EntryKind.BEYOND, ZERO_HASH, new_hash)
+        return UndoEntry(index, EntryKind.ZERO if old_hash == ZERO_HASH else EntryKind.SAVED, old_hash, new_hash)
+
+    def cut_off(self) -> list[int]:
+        """The chunks beyond the new end that hold or may hold something, ascending."""
+        lost = set(self.previous.nonzero_chunks(self.chunks, self.previous.chunks))
+        lost.update(i for i in range(self.chunks, len(self._touched)) if self._touched[i] != _UNTOUCHED)
+        return sorted(lost)
+
+    def manifest(self) -> Manifest:
+        """The manifest of the disk at its new size; all chunks below it must have been found not stale, or written."""
+        return ManifestEdit(self._present.finish(), self.size_bytes).finish()

@@ -1,0 +1,128 @@
+"""Where each thing lies in a replica's directory (docs/format.md). Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from replicad.model.errors import InvalidNameError
+from replicad.model.names import check_name, check_path, join, last_part
+
+OUR_SUFFIXES = (".updating", ".initial", ".removed", ".undo", ".pending", ".xxh3", ".tmp")
+_NUMBER = r"[1-9][0-9]{0,17}"
+
+
+def disk_key(path: str) -> str:
+    """One file name for a disk's path: '%' and '/' become '%25' and '%2F'."""
+    return path.replace("%", "%25").replace("/", "%2F")
+
+
+def path_of_key(key: str) -> str:
+    """The path that `disk_key` made `key` of."""
+    return key.replace("%2F", "/").replace("%25", "%")
+
+
+def check_disk_path(path: str) -> str:
+    """`path` itself if a replica can hold a disk of that name; InvalidNameError that says why not."""
+    check_path(path, "disk name")
+    for suffix in OUR_SUFFIXES:
+        if path.casefold().endswith(suffix):
+            raise InvalidNameError(
+                "replicate", f"disk {path!r}", f"names ending in {suffix!r} are replicad's own on a replica",
+                "Rename the disk, or leave it out with 'exclude'.",
+            )  # fmt: skip
+    check_name(f"{disk_key(path)}.{'9' * 18}.xxh3", "disk name")
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The paths of one replica, relative to its share; `root` is the VM's directory."""
+
+    root: str
+
+    @property
+    def record(self) -> str:
+        return join(self.root, "replica.json")
+
+    @property
+    def lock(self) -> str:
+        return join(self.root, "replica.lock")
+
+    @property
+    def recovery_text(self) -> str:
+        return join(self.root, "RECOVERY.txt")
+
+    @property
+    def disks_dir(self) -> str:
+        return join(self.root, "disks")
+
+    @property
+    def manifests_dir(self) -> str:
+        return join(self.root, "manifests")
+
+    @property
+    def points_dir(self) -> str:
+        return join(self.root, "points")
+
+    def disk(self, path: str) -> str:
+        """The disk of the latest committed point, under its own name."""
+        return join(self.disks_dir, path)
+
+    def updating(self, path: str) -> str:
+        """The same disk while a cycle writes it."""
+        return self.disk(path) + ".updating"
+
+    def initial(self, path: str) -> str:
+        """A disk that is being sent for the first time."""
+        return self.disk(path) + ".initial"
+
+    def manifest(self, path: str, point: int) -> str:
+        """The manifest of a disk, written for `point`."""
+        return join(self.manifests_dir, f"{disk_key(path)}.{point}.xxh3")
+
+    def point_dir(self, number: int) -> str:
+        return join(self.points_dir, str(number))
+
+    def pending_dir(self, number: int) -> str:
+        return join(self.points_dir, f"{number}.pending")
+
+    def point_record(self, directory: str) -> str:
+        return join(directory, "point.json")
+
+    def cycle_record(self, directory: str) -> str:
+        return join(directory, "cycle.json")
+
+    def undo(self, directory: str, path: str) -> str:
+        """The undo log of a disk in a point's directory, or in a pending one."""
+        return join(directory, disk_key(path) + ".undo")
+
+    def removed(self, number: int, path: str) -> str:
+        """The last content of a disk that is gone since point `number`."""
+        return join(self.point_dir(number), disk_key(path) + ".removed")
+
+    def removed_manifest(self, number: int, path: str) -> str:
+        """The manifest of that content."""
+        return join(self.point_dir(number), disk_key(path) + ".xxh3")
+
+
+def point_number(name: str) -> int | None:
+    """The number of a committed point's directory; None for any other name."""
+    return int(name) if re.fullmatch(_NUMBER, name) else None
+
+
+def undo_path(name: str) -> str | None:
+    """The path of the disk that an undo log's file name stands for; None for any other name."""
+    return path_of_key(name.removesuffix(".undo")) if name.endswith(".undo") and len(name) > 5 else None
+
+
+def pending_number(name: str) -> int | None:
+    """The number of a pending point's directory; None for any other name."""
+    match = re.fullmatch(rf"({_NUMBER})\.pending", name)
+    return int(match[1]) if match else None
+
+
+def manifest_name(name: str) -> tuple[str, int] | None:
+    """The disk key and point of a manifest's file name; None for any other name."""
+    match = re.fullmatch(rf"(.+)\.({_NUMBER})\.xxh3", last_part(name), re.DOTALL)
+    return (match[1], int(match[2])) if match else None

@@ -1,0 +1,86 @@
+"""The sealed JSON files of a replica: replica.json, point.json, cycle.json (docs/format.md). Pure.
+
+Each is written in one canonical form and holds the BLAKE2b-256 of that form without its seal. Reading checks the
+seal and that the bytes are exactly the canonical form, so that any changed byte is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from replicad.model.errors import FormatVersionError, IntegrityError
+from replicad.model.points import FORMAT_VERSION, CycleRecord, RecoveryPoint, ReplicaRecord
+
+Record = TypeVar("Record", ReplicaRecord, RecoveryPoint, CycleRecord)
+
+MAX_RECORD_BYTES = 16 * 1024 * 1024
+_HINT = "Run 'replicad verify' to see what else is damaged; recovery points whose own files are sound can be restored."
+
+
+def _plain(value: object) -> Any:
+    if is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat(timespec="microseconds")
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _canonical(document: dict[str, Any]) -> bytes:
+    return (json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def _seal(document: dict[str, Any]) -> str:
+    return hashlib.blake2b(_canonical(document), digest_size=32, person=b"replicad.record").hexdigest()
+
+
+def encode(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> bytes:
+    """The record's canonical bytes, sealed."""
+    document = _plain(record)
+    return _canonical({**document, "seal": _seal(document)})
+
+
+def decode(raw: bytes, kind: type[Record], subject: str) -> Record:
+    """The record in `raw`.
+
+    Raises FormatVersionError if a newer replicad wrote it, else IntegrityError for anything but the exact bytes that
+    `encode` gives.
+    """
+
+    def damaged(reason: str) -> IntegrityError:
+        return IntegrityError("use", subject, f"it is damaged: {reason}", _HINT)
+
+    try:
+        document = json.loads(raw)
+    except (ValueError, RecursionError):
+        raise damaged("it is not JSON") from None
+    if not isinstance(document, dict):
+        raise damaged("it is not a JSON object")
+    seal = document.pop("seal", None)
+    try:
+        sealed = seal == _seal(document) and _canonical({**document, "seal": seal}) == raw
+    except (ValueError, RecursionError):
+        sealed = False
+    if not sealed:
+        raise damaged("its seal does not match its content")
+    version = document.get("format")
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            "use", subject, f"it is in format {version!r}, and this version knows only format {FORMAT_VERSION}",
+            "Use the version of replicad that wrote it, or a newer one.",
+        )  # fmt: skip
+    try:
+        return TypeAdapter(kind).validate_json(_canonical(document), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise damaged(f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None

@@ -1,0 +1,181 @@
+"""Bringing a replica's directory into order after a writer ended early. Call with the lock held.
+
+Everything here can be interrupted and run again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicad.model.chunks import chunk_length
+from replicad.model.errors import ConflictError, IntegrityError
+from replicad.model.manifest import ZERO_HASH
+from replicad.model.names import join, parent
+from replicad.model.points import Change, CycleRecord, RecoveryPoint
+from replicad.storage.documents import exists, remove_tree
+from replicad.storage.port import OpenMode, ShareFile
+
+from .directory import Replica, list_numbers, read_cycle, read_finished_pending, read_point
+from .hashing import hash_chunk
+from .layout import disk_key, manifest_name, undo_path
+from .undo_log import UndoIndex, index_undo_log, read_hash
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a replica stands once it is in order: its latest point, and the cycle that can be gone on with."""
+
+    latest: RecoveryPoint | None
+    pending: CycleRecord | None
+
+
+async def recover(replica: Replica) -> Standing:
+    """Finish what can be finished without the source.
+
+    A cycle that ended in all but its name becomes a point; a committed point gets its disks' own names back; a cycle
+    that had not touched anything yet is taken away. A cycle that had stays, to be gone on with or rolled back.
+    """
+    numbers = await list_numbers(replica)
+    latest = await read_point(replica, numbers.latest) if numbers.latest else None
+    if numbers.pending is None:
+        if latest is not None:
+            await settle(replica, latest)
+        return Standing(latest, None)
+    finished = await read_finished_pending(replica, numbers.pending)
+    if finished is not None:
+        await publish(replica, finished)
+        return Standing(finished, None)
+    cycle = await read_cycle(replica, numbers.pending)
+    if cycle is None:
+        await _drop_pending(replica, numbers.pending)
+    return Standing(latest, cycle)
+
+
+async def publish(replica: Replica, point: RecoveryPoint) -> None:
+    """The commit: the pending directory gets the point's name, and then the disks get their own.
+
+    Everything that the point names must be durable.
+    """
+    share, layout = replica.share, replica.layout
+    await share.rename(layout.pending_dir(point.number), layout.point_dir(point.number))
+    await share.flush_directory(layout.points_dir)
+    await settle(replica, point)
+
+
+async def settle(replica: Replica, latest: RecoveryPoint) -> None:
+    """Give all disks of the latest committed point their own names, and put away what it has no more use for.
+
+    No cycle may be pending.
+    """
+    share, layout = replica.share, replica.layout
+    changed_dirs: set[str] = set()
+    for disk in latest.disks:
+        own = layout.disk(disk.path)
+        working = layout.initial(disk.path) if disk.change is Change.INITIAL else layout.updating(disk.path)
+        if disk.change is not Change.UNCHANGED and await _rename_if_there(replica, working, own):
+            changed_dirs.add(parent(own))
+    for removed in latest.removed:
+        own = layout.disk(removed.path)
+        if await _rename_if_there(replica, own, layout.removed(latest.number, removed.path)):
+            changed_dirs.update((parent(own), layout.point_dir(latest.number)))
+        manifest = layout.manifest(removed.path, removed.manifest.point)
+        if await _rename_if_there(replica, manifest, layout.removed_manifest(latest.number, removed.path)):
+            changed_dirs.update((layout.manifests_dir, layout.point_dir(latest.number)))
+    for directory in sorted(changed_dirs):
+        await share.flush_directory(directory)
+    await _drop_old_manifests(replica, latest)
+
+
+async def _rename_if_there(replica: Replica, source: str, target: str) -> bool:
+    if not await exists(replica.share, source):
+        return False
+    if await exists(replica.share, target):
+        raise ConflictError(
+            "give", f"{replica.share.name}/{source}", f"its place {target!r} is taken by a file that is not replicad's",
+            "Move that file away, then run the same command again.",
+        )  # fmt: skip
+    await replica.share.rename(source, target)
+    return True
+
+
+async def _drop_old_manifests(replica: Replica, latest: RecoveryPoint) -> None:
+    wanted = {(disk_key(d.path), d.manifest.point) for d in latest.disks}
+    for entry in await replica.share.list(replica.layout.manifests_dir):
+        found = manifest_name(entry.name)
+        if found is not None and found not in wanted and found[1] <= latest.number and not entry.is_dir:
+            await replica.share.remove(join(replica.layout.manifests_dir, entry.name))
+
+
+async def roll_back(replica: Replica, standing: Standing) -> None:
+    """Bring the disks back to the latest committed point with the undo logs of the cycle that did not end.
+
+    IntegrityError if old bytes are damaged in the log and gone from the disk; what could be brought back was, the disk
+    keeps its `.updating` name, and the cycle can still be gone on with.
+    """
+    if standing.pending is not None:
+        await undo_all_but(replica, standing, frozenset())
+        await _drop_pending(replica, standing.pending.number)
+
+
+async def undo_all_but(replica: Replica, standing: Standing, kept: frozenset[str]) -> None:
+    """Undo what the pending cycle did to the disks that are not `kept`; it stays pending. Raises as `roll_back`."""
+    if standing.pending is None:
+        return
+    share, layout = replica.share, replica.layout
+    pending = layout.pending_dir(standing.pending.number)
+    known = {d.path for d in standing.latest.disks} if standing.latest else set()
+    for entry in await share.list(pending):
+        path = undo_path(entry.name)
+        if path is None or path in kept:
+            continue
+        if path in known:
+            await _roll_back_disk(replica, pending, path)
+        elif await exists(share, layout.initial(path)):
+            await share.remove(layout.initial(path))
+            await share.flush_directory(parent(layout.initial(path)))
+        await share.remove(layout.undo(pending, path))
+
+
+async def _drop_pending(replica: Replica, number: int) -> None:
+    await remove_tree(replica.share, replica.layout.pending_dir(number))
+    await replica.share.flush_directory(replica.layout.points_dir)
+
+
+async def _roll_back_disk(replica: Replica, pending: str, path: str) -> None:
+    share, layout = replica.share, replica.layout
+    own, working, log_path = layout.disk(path), layout.updating(path), layout.undo(pending, path)
+    if not await exists(share, working):
+        return  # Not touched yet, or rolled back already: it gets its own name back last.
+    subject = f"undo log {share.name}/{log_path}"
+    async with await share.open(log_path, OpenMode.READ) as log_file:
+        if (await log_file.identity()).size_bytes > 0:
+            index = await index_undo_log(log_file, subject, None)
+            async with await share.open(working, OpenMode.WRITE) as disk:
+                await _write_old_bytes(disk, log_file, index, replica.seed, subject)
+                await disk.flush()
+    await share.rename(working, own)
+    await share.flush_directory(parent(own))
+
+
+async def _write_old_bytes(disk: ShareFile, log: ShareFile, index: UndoIndex, seed: int, subject: str) -> None:
+    header = index.header
+    if (await disk.identity()).size_bytes != header.previous_size_bytes:
+        await disk.set_size(header.previous_size_bytes)
+    lost: list[int] = []
+    for place, chunk in enumerate(index.chunks):
+        length = chunk_length(chunk, header.previous_size_bytes, header.chunk_bytes)
+        offset, old_hash = chunk * header.chunk_bytes, index.hash_at(place)
+        if old_hash == ZERO_HASH:
+            await disk.zero(offset, length)
+            continue
+        buffer = bytearray(length)
+        whole = await log.read_into(buffer, index.positions[place]) == length
+        if whole and hash_chunk(buffer, seed) == old_hash:
+            await disk.write(buffer, offset)
+        elif await read_hash(disk, offset, length, seed) != old_hash:
+            lost.append(chunk)
+    if lost:
+        raise IntegrityError(
+            "roll back with", subject, f"the old bytes of {len(lost)} chunks are damaged, the first is chunk {lost[0]}",
+            "Run 'replicad sync': it goes on with the interrupted cycle instead.",
+        )  # fmt: skip

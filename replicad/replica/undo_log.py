@@ -1,0 +1,260 @@
+"""An undo log as a file on the replica's share: appending to it while a cycle runs, and reading it back."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from replicad.model.errors import IntegrityError
+from replicad.model.manifest import HASH_BYTES
+from replicad.model.points import UndoReference
+from replicad.storage.copying import copy_ranges
+from replicad.storage.port import CopyRange, ShareFile
+
+from .hashing import hash_chunk
+from .undo_format import (
+    BLOCK_BYTES,
+    DIGEST_BYTES,
+    BatchHeader,
+    EntryKind,
+    UndoEntry,
+    UndoHeader,
+    damaged,
+    decode_batch,
+    decode_file_header,
+    encode_batch,
+    encode_file_header,
+    peek_batch,
+    saved_length,
+    stored_length,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One batch and where it lies: `data_offset_bytes` is where its first old byte is."""
+
+    header: BatchHeader
+    data_offset_bytes: int
+
+    @property
+    def end_bytes(self) -> int:
+        """Where the next batch begins."""
+        return self.data_offset_bytes + self.header.data_bytes
+
+
+@dataclass(slots=True)
+class UndoLog:
+    """An undo log open for appending. Nothing it was told is durable before `flush`."""
+
+    file: ShareFile
+    header: UndoHeader
+    end_bytes: int
+    batches: int
+    digest: bytes
+    saved_bytes: int = 0
+
+    async def append(self, entries: tuple[UndoEntry, ...], durable_batches: int, disk: ShareFile) -> None:
+        """Add a batch, the share copying the old bytes of its SAVED entries out of `disk`; then flush.
+
+        When this returns, the batch is durable and its chunks may be overwritten.
+        """
+        block = encode_batch(self.batches, durable_batches, entries, self.header, self.digest)
+        position = self.end_bytes + len(block)
+        ranges: list[CopyRange] = []
+        for entry in entries:
+            length = saved_length(entry, self.header)
+            if length:
+                ranges.append(CopyRange(entry.index * self.header.chunk_bytes, position, length))
+                position += stored_length(entry, self.header)
+                self.saved_bytes += length
+        await self.file.write(block, self.end_bytes)
+        if ranges:
+            await copy_ranges(disk, self.file, _joined(ranges))
+        await self.file.set_size(position)
+        await self.file.flush()
+        self.end_bytes, self.batches, self.digest = position, self.batches + 1, block[-DIGEST_BYTES:]
+
+    def reference(self) -> UndoReference:
+        """What the point's record says of this log."""
+        return UndoReference(self.header.previous_size_bytes, self.end_bytes, self.batches, self.digest.hex())
+
+
+def _joined(ranges: list[CopyRange]) -> list[CopyRange]:
+    result: list[CopyRange] = []
+    for r in ranges:
+        last = result[-1] if result else None
+        if (
+            last
+            and last.source_offset_bytes + last.length_bytes == r.source_offset_bytes
+            and last.offset_bytes + last.length_bytes == r.offset_bytes
+        ):
+            result[-1] = CopyRange(last.source_offset_bytes, last.offset_bytes, last.length_bytes + r.length_bytes)
+        else:
+            result.append(r)
+    return result
+
+
+async def create_undo_log(file: ShareFile, header: UndoHeader) -> UndoLog:
+    """Begin a log in a new, empty file; durable on return (its name is not)."""
+    block = encode_file_header(header)
+    await file.write(block, 0)
+    await file.flush()
+    return UndoLog(file, header, len(block), 0, block[-DIGEST_BYTES:])
+
+
+async def read_file_header(file: ShareFile, subject: str) -> tuple[UndoHeader, bytes]:
+    """The log's header and the digest that the first batch follows. IntegrityError if it is damaged."""
+    block = bytearray(BLOCK_BYTES)
+    length = await file.read_into(block, 0)
+    return decode_file_header(bytes(block[:length]), subject), bytes(block[-DIGEST_BYTES:])
+
+
+async def read_batches(file: ShareFile, header: UndoHeader, digest: bytes) -> AsyncIterator[Batch]:
+    """The sound batches from the first on; ends at the first place where none begins."""
+    size_bytes = (await file.identity()).size_bytes
+    position, number = BLOCK_BYTES, 0
+    while position + BLOCK_BYTES <= size_bytes:
+        block = bytearray(BLOCK_BYTES)
+        await file.read_into(block, position)
+        length = peek_batch(bytes(block))
+        if length is None or position + length > size_bytes:
+            return
+        if length > BLOCK_BYTES:
+            rest = bytearray(length - BLOCK_BYTES)
+            await file.read_into(rest, position + BLOCK_BYTES)
+            block += rest
+        batch = decode_batch(bytes(block), number, header, digest)
+        if batch is None or position + length + batch.data_bytes > size_bytes:
+            return
+        yield Batch(batch, position + length)
+        position += length + batch.data_bytes
+        number += 1
+        digest = batch.digest
+
+
+@dataclass(slots=True)
+class UndoIndex:
+    """Which chunks a log can bring back, in ascending order, and where their old bytes lie (0: they were zeros).
+
+    Three arrays rather than objects: some 32 bytes a chunk.
+    """
+
+    header: UndoHeader
+    chunks: array[int] = field(default_factory=lambda: array("Q"))
+    positions: array[int] = field(default_factory=lambda: array("Q"))
+    hashes: bytearray = field(default_factory=bytearray)
+
+    def hash_at(self, place: int) -> bytes:
+        """The old hash of the chunk at `place`."""
+        return bytes(self.hashes[place * HASH_BYTES : (place + 1) * HASH_BYTES])
+
+
+async def index_undo_log(file: ShareFile, subject: str, reference: UndoReference | None) -> UndoIndex:
+    """Read all headers of a log.
+
+    With the reference of a committed point, guarantees that the log is exactly the one it names: IntegrityError if
+    not. Without, for a cycle that did not end, takes the sound batches from the first on.
+    """
+    header, digest = await read_file_header(file, subject)
+    index = UndoIndex(header)
+    end_bytes, batches = BLOCK_BYTES, 0
+    async for batch in read_batches(file, header, digest):
+        _take_entries(index, batch)
+        end_bytes, batches, digest = batch.end_bytes, batches + 1, batch.header.digest
+    if reference is not None:
+        found = UndoReference(header.previous_size_bytes, end_bytes, batches, digest.hex())
+        size_bytes = (await file.identity()).size_bytes
+        if found != reference or size_bytes != reference.length_bytes:
+            raise damaged(
+                subject, f"batch {batches + 1} of {reference.batches} does not match the recovery point's record"
+            )
+    return _sorted(index, subject)
+
+
+def _take_entries(index: UndoIndex, batch: Batch) -> None:
+    position = batch.data_offset_bytes
+    for entry in batch.header.entries:
+        if entry.kind in (EntryKind.SAVED, EntryKind.ZERO):
+            index.chunks.append(entry.index)
+            index.positions.append(position if entry.kind is EntryKind.SAVED else 0)
+            index.hashes += entry.old_hash
+        position += stored_length(entry, index.header)
+
+
+def _sorted(index: UndoIndex, subject: str) -> UndoIndex:
+    order = sorted(range(len(index.chunks)), key=index.chunks.__getitem__)
+    result = UndoIndex(index.header)
+    for place in order:
+        if result.chunks and result.chunks[-1] == index.chunks[place]:
+            raise damaged(subject, f"it saves chunk {index.chunks[place]} twice")
+        result.chunks.append(index.chunks[place])
+        result.positions.append(index.positions[place])
+        result.hashes += index.hash_at(place)
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """The log of an interrupted cycle, ready for appending, and how much of it is known to have reached the disk."""
+
+    log: UndoLog
+    durable_batches: int
+
+
+async def resume_undo_log(
+    file: ShareFile, header: UndoHeader, disk: ShareFile, seed: int, subject: str
+) -> Resumed | None:
+    """Go on with the log of an interrupted cycle; what lies behind its last whole batch is cut off.
+
+    None if not even its file header is whole and no batch follows: nothing was overwritten yet. IntegrityError if the
+    log is damaged in a way that no interruption explains.
+    """
+    try:
+        found, digest = await read_file_header(file, subject)
+    except IntegrityError:
+        if (await file.identity()).size_bytes > BLOCK_BYTES:
+            raise
+        return None
+    if found != header:
+        raise damaged(subject, "it belongs to another disk, replica or point")
+    log = UndoLog(file, header, BLOCK_BYTES, 0, digest)
+    durable_batches = 0
+    async for batch in read_batches(file, header, digest):
+        if not await _is_whole(file, batch, header, seed):
+            await _check_untouched(disk, batch, header, seed, subject)
+            break
+        log.end_bytes, log.batches, log.digest = batch.end_bytes, log.batches + 1, batch.header.digest
+        log.saved_bytes += sum(saved_length(e, header) for e in batch.header.entries)
+        durable_batches = batch.header.durable_batches
+    await file.set_size(log.end_bytes)
+    await file.flush()
+    return Resumed(log, durable_batches)
+
+
+async def _is_whole(file: ShareFile, batch: Batch, header: UndoHeader, seed: int) -> bool:
+    position = batch.data_offset_bytes
+    for entry in batch.header.entries:
+        length = saved_length(entry, header)
+        if length and await read_hash(file, position, length, seed) != entry.old_hash:
+            return False
+        position += stored_length(entry, header)
+    return True
+
+
+async def _check_untouched(disk: ShareFile, batch: Batch, header: UndoHeader, seed: int, subject: str) -> None:
+    """A batch whose data did not reach the log whole was never followed by a write to the disk; make sure."""
+    for entry in batch.header.entries:
+        length = saved_length(entry, header)
+        offset = entry.index * header.chunk_bytes
+        if length and await read_hash(disk, offset, length, seed) != entry.old_hash:
+            raise damaged(subject, f"it no longer holds the old bytes of chunk {entry.index}")
+
+
+async def read_hash(file: ShareFile, offset: int, length: int, seed: int) -> bytes | None:
+    """The hash of one chunk as it is in a file now; None if the file ends before its end."""
+    buffer = bytearray(length)
+    if await file.read_into(buffer, offset) != length:
+        return None
+    return hash_chunk(buffer, seed)

@@ -1,0 +1,238 @@
+"""Reading a disk as it was at any point: the disk as it is, seen through the undo logs that lead back to the point.
+
+Nothing is written. It works as well while a cycle is pending, whose undo log is then the first on the way back.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from replicad.model.chunks import chunk_count, chunk_length
+from replicad.model.errors import IntegrityError, NotFoundError
+from replicad.model.manifest import Manifest, ManifestEdit
+from replicad.model.points import DiskState, RecoveryPoint
+from replicad.storage.documents import exists
+from replicad.storage.port import OpenMode, ShareFile
+
+from .directory import Numbers, Replica, list_numbers, read_point
+from .hashing import hash_chunk
+from .manifest_file import manifest_digest, read_manifest
+from .undo_format import damaged
+from .undo_log import UndoIndex, index_undo_log
+
+_PLACE_BITS = 40
+_PLACE_MASK = (1 << _PLACE_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkRun:
+    """Chunks that lie side by side in one file. `unfinished`: in the undo log of a pending cycle."""
+
+    first: int
+    count: int
+    file: ShareFile
+    offset_bytes: int
+    unfinished: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    index: UndoIndex
+    file: ShareFile
+    unfinished: bool
+
+
+@dataclass(slots=True)
+class PointDisk:
+    """One disk as it was at one point; use as `async with`.
+
+    `manifest` is proven to be that of the point; the bytes are as the share has them, for the reader to hash.
+    `overrides` says for each chunk where it comes from: 0 for `base`, else a layer's number (from 1) and a place in it.
+    """
+
+    state: DiskState
+    manifest: Manifest
+    base: ShareFile
+    base_path: str
+    layers: list[_Layer]
+    overrides: array[int]
+    seed: int
+    files: AsyncExitStack = field(default_factory=AsyncExitStack)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.files.aclose()
+
+    def runs(self, most_bytes: int) -> Iterator[ChunkRun]:
+        """All chunks that are not zeros, ascending, in runs of at most `most_bytes` (one chunk at least)."""
+        most = max(1, most_bytes // self.manifest.chunk_bytes)
+        run: ChunkRun | None = None
+        for index in self.manifest.nonzero_chunks(0, self.manifest.chunks):
+            file, offset, unfinished = self._place(index)
+            if (
+                run is not None
+                and run.first + run.count == index
+                and run.file is file
+                and run.offset_bytes + run.count * self.manifest.chunk_bytes == offset
+                and run.count < most
+            ):
+                run = ChunkRun(run.first, run.count + 1, file, run.offset_bytes, unfinished)
+                continue
+            if run is not None:
+                yield run
+            run = ChunkRun(index, 1, file, offset, unfinished)
+        if run is not None:
+            yield run
+
+    def _place(self, index: int) -> tuple[ShareFile, int, bool]:
+        packed = self.overrides[index] if index < len(self.overrides) else 0
+        if packed == 0:
+            return self.base, index * self.manifest.chunk_bytes, False
+        layer = self.layers[(packed >> _PLACE_BITS) - 1]
+        return layer.file, layer.index.positions[packed & _PLACE_MASK], layer.unfinished
+
+    def run_bytes(self, run: ChunkRun) -> int:
+        """The length of a run: only the disk's last chunk may be shorter than a chunk."""
+        last = run.first + run.count - 1
+        whole = (run.count - 1) * self.manifest.chunk_bytes
+        return whole + chunk_length(last, self.manifest.size_bytes, self.manifest.chunk_bytes)
+
+    async def read(self, run: ChunkRun, buffer: memoryview) -> None:
+        """Fill `buffer`, of exactly the run's length; what the file is too short for reads as zeros.
+
+        A chunk of a pending cycle's log that is not whole there was never overwritten on the disk: it is taken from
+        the disk.
+        """
+        count = await run.file.read_into(buffer, run.offset_bytes)
+        if count < len(buffer):
+            buffer[count:] = bytes(len(buffer) - count)
+        if not run.unfinished:
+            return
+        chunk_bytes = self.manifest.chunk_bytes
+        for index in range(run.first, run.first + run.count):
+            start = (index - run.first) * chunk_bytes
+            part = buffer[start : start + chunk_bytes]
+            if hash_chunk(part, self.seed) != self.manifest.hash_of(index):
+                await self.base.read_into(part, index * chunk_bytes)
+
+
+async def points_from(replica: Replica, number: int, numbers: Numbers | None = None) -> list[RecoveryPoint]:
+    """The records of point `number` and all later ones, ascending. NotFoundError if there is no such point."""
+    known = numbers or await list_numbers(replica)
+    if number not in known.committed:
+        have = f"there are {known.committed[0]} to {known.committed[-1]}" if known.committed else "there are none yet"
+        raise NotFoundError("find", f"recovery point {number} in {replica.name}", have, "See 'replicad points'.")
+    return [await read_point(replica, n) for n in known.committed if n >= number]
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    """The file to start from, the manifest that goes with it, and the disk's state there."""
+
+    path: str
+    manifest_path: str
+    state: DiskState
+    is_latest: bool
+
+
+async def open_point_disk(
+    replica: Replica, points: list[RecoveryPoint], disk_id: str, pending: int | None
+) -> PointDisk:
+    """Open one disk of `points[0]`, given that point and all later ones, and the number of a pending cycle.
+
+    IntegrityError if an undo log or the manifest on the way is damaged: the manifest arrived at must have the digest
+    that the point's record names.
+    """
+    state = points[0].disk(disk_id)
+    if state is None:
+        raise NotFoundError("find", f"disk {disk_id} in point {points[0].number}", "the point has no such disk")
+    async with AsyncExitStack() as files:
+        base = await _find_base(replica, points, disk_id)
+        owner = replica.owner(disk_id)
+        manifest = await read_manifest(replica.share, base.manifest_path, owner, base.state.manifest.digest)
+        base_file = await files.enter_async_context(await replica.share.open(base.path, OpenMode.READ))
+        disk = PointDisk(
+            state, manifest, base_file, base.path, [], array("Q", bytes(8 * manifest.chunks)), replica.seed
+        )
+        if pending is not None and base.is_latest:
+            await _add_pending(disk, replica, pending, files)
+        for point in reversed(points[1:]):
+            newer = point.disk(disk_id)
+            if newer is not None and newer.undo is not None:
+                path = replica.layout.undo(replica.layout.point_dir(point.number), newer.path)
+                file = await files.enter_async_context(await replica.share.open(path, OpenMode.READ))
+                index = await index_undo_log(file, f"undo log {replica.share.name}/{path}", newer.undo)
+                disk.manifest = _apply(disk, _Layer(index, file, unfinished=False), disk.manifest)
+        if manifest_digest(disk.manifest, owner) != state.manifest.digest:
+            raise IntegrityError(
+                "read", f"disk {state.path!r} of point {points[0].number} in {replica.name}",
+                "the undo logs do not lead to the manifest that the point names",
+                "Other recovery points may be sound: run 'replicad verify'.",
+            )  # fmt: skip
+        disk.files = files.pop_all()
+        return disk
+
+
+async def _find_base(replica: Replica, points: list[RecoveryPoint], disk_id: str) -> _Base:
+    layout, last = replica.layout, points[0].disk(disk_id)
+    for point in points:
+        state = point.disk(disk_id)
+        if state is None and last is not None:
+            manifests = (
+                layout.removed_manifest(point.number, last.path),
+                layout.manifest(last.path, last.manifest.point),
+            )
+            contents = (layout.removed(point.number, last.path), layout.disk(last.path))
+            return _Base(await _first_there(replica, contents), await _first_there(replica, manifests), last, False)
+        last = state
+    if last is None:
+        raise NotFoundError("find", f"disk {disk_id} in {replica.name}", "no point has it")
+    places = (layout.updating(last.path), layout.disk(last.path), layout.initial(last.path))
+    return _Base(await _first_there(replica, places), layout.manifest(last.path, last.manifest.point), last, True)
+
+
+async def _first_there(replica: Replica, paths: Sequence[str]) -> str:
+    for path in paths:
+        if await exists(replica.share, path):
+            return path
+    raise IntegrityError(
+        "read", f"{replica.share.name}/{paths[-1]}", "the file is missing from the replica",
+        "Put it back if it was moved away; else 'replicad sync --resync' makes it anew from the source.",
+    )  # fmt: skip
+
+
+async def _add_pending(disk: PointDisk, replica: Replica, pending: int, files: AsyncExitStack) -> None:
+    """See the disk through the log of the cycle that did not end; its manifest is still the latest point's."""
+    path = replica.layout.undo(replica.layout.pending_dir(pending), disk.state.path)
+    if disk.base_path != replica.layout.updating(disk.state.path) or not await exists(replica.share, path):
+        return
+    file = await files.enter_async_context(await replica.share.open(path, OpenMode.READ))
+    if (await file.identity()).size_bytes > 0:
+        index = await index_undo_log(file, f"undo log {replica.share.name}/{path}", None)
+        _apply(disk, _Layer(index, file, unfinished=True), disk.manifest)
+
+
+def _apply(disk: PointDisk, layer: _Layer, manifest: Manifest) -> Manifest:
+    """See the disk through one more log; returns the manifest from before the log's point, given that of its point."""
+    header = layer.index.header
+    disk.layers.append(layer)
+    number = len(disk.layers) << _PLACE_BITS
+    chunks = chunk_count(header.previous_size_bytes, header.chunk_bytes)
+    del disk.overrides[chunks:]
+    disk.overrides.extend(array("Q", bytes(8 * (chunks - len(disk.overrides)))))
+    edit = ManifestEdit(manifest, header.previous_size_bytes)
+    for place, chunk in enumerate(layer.index.chunks):
+        if chunk >= chunks:
+            raise damaged(f"undo log {layer.file.path}", f"it names chunk {chunk} of a disk of {chunks} chunks")
+        disk.overrides[chunk] = number | place
+        edit.put(chunk, layer.index.hash_at(place))
+    return edit.finish()
