@@ -1,0 +1,98 @@
+"""The consistency method `none`: nobody writes the disks while they are read, or there is no point.
+
+Every file is held (opened so that nobody can write it, DESIGN §5) before the first byte is read, and all of them until
+the last one was. Whatever is read belongs to the moment when the last hold was granted: the point is `cold`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from replicad.model.changes import ChangeSet, Outside
+from replicad.model.clock import Clock
+from replicad.model.errors import BusyError, UnsupportedError
+from replicad.model.points import Consistency, Provenance
+from replicad.storage.port import OpenMode, Share
+
+from .port import SelectedFile, Snapshot, SnapshotFile
+from .selection import Selection, select_files
+
+_ASK_AGAIN_EVERY_S = 1.0
+_HINT = (
+    "Shut the virtual machine down for the cycle, or choose a consistency method that can read running disks "
+    "(reflink, qemu or command; 'allow_fuzzy: true' accepts a copy that promises nothing)."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HeldSource:
+    """A `ChangeSource` for any share: holds for the view, a full scan for the changes.
+
+    A hold that is refused is asked for again for `wait_s` seconds. With `allow_fuzzy` the files are then read without
+    one, and the point says so.
+    """
+
+    share: Share
+    selection: Selection
+    check_path: Callable[[str], str]
+    wait_s: float
+    allow_fuzzy: bool
+    clock: Clock
+
+    async def select(self) -> tuple[SelectedFile, ...]:
+        return await select_files(self.share, self.selection, self.check_path)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        async with AsyncExitStack() as files:
+            yield await self._hold_or_wait(files)
+
+    async def changes(self, file: SnapshotFile) -> ChangeSet:
+        extents = await file.file.allocated_extents()
+        return ChangeSet(tuple(extents), Outside.ZEROS, Provenance.FULL_SCAN)
+
+    async def _hold_or_wait(self, files: AsyncExitStack) -> Snapshot:
+        deadline = self.clock.monotonic_s() + self.wait_s
+        while True:
+            try:
+                return await self._open_all(files, OpenMode.HOLD, Consistency.COLD, ())
+            except (BusyError, UnsupportedError) as error:
+                waited = isinstance(error, UnsupportedError) or self.clock.monotonic_s() >= deadline
+                if waited and self.allow_fuzzy:
+                    why = f"{error.subject}: {error.answer}; it was read without a hold, so the point promises nothing"
+                    return await self._open_all(files, OpenMode.READ, Consistency.FUZZY, (why,))
+                if waited:
+                    raise type(error)(error.op, error.subject, error.answer, _HINT) from None
+            await self.clock.sleep(_ASK_AGAIN_EVERY_S)
+
+    async def _open_all(
+        self, files: AsyncExitStack, mode: OpenMode, consistency: Consistency, warnings: tuple[str, ...]
+    ) -> Snapshot:
+        # All or none: while we wait for one file, nobody is kept from writing the others.
+        async with AsyncExitStack() as opened:
+            held: list[SnapshotFile] = []
+            for selected in await self.select():
+                file = await opened.enter_async_context(await self.share.open(selected.path, mode))
+                held.append(SnapshotFile(selected.path, selected.kind, selected.named, file, 0))
+            # Sizes count from here on: the last hold is granted.
+            sized = [SnapshotFile(f.path, f.kind, f.named, f.file, (await f.file.identity()).size_bytes) for f in held]
+            taken = self.clock.now()
+            files.push_async_exit(opened.pop_all())
+        return Snapshot(tuple(sized), consistency, taken, warnings, _confirmation(tuple(sized), consistency))
+
+
+def _confirmation(files: tuple[SnapshotFile, ...], consistency: Consistency) -> Callable[[], Awaitable[None]]:
+    async def confirm() -> None:
+        """A last read under each hold: it raises if the hold was lost meanwhile."""
+        if consistency is Consistency.FUZZY:
+            return
+        for file in files:
+            if file.size_bytes:
+                await file.file.read_into(bytearray(1), 0)
+            size_bytes = (await file.file.identity()).size_bytes
+            if size_bytes != file.size_bytes:
+                raise BusyError("read", file.path, f"its size changed to {size_bytes} bytes while it was held", _HINT)
+
+    return confirm
