@@ -1,0 +1,80 @@
+"""Looking at the source's disks before they are sent: is each what its name says, and sound enough for a point?"""
+
+from __future__ import annotations
+
+import re
+
+from replicad.model.errors import IntegrityError
+from replicad.model.names import last_part
+from replicad.model.points import Consistency, FileKind
+from replicad.storage.port import ShareFile
+from replicad.tracking.port import Snapshot, SnapshotFile
+from replicad.vhdx.facts import DamagedVhdxError, NotVhdx, VhdxFacts
+from replicad.vhdx.parse import check_structure
+from replicad.vhdx.reading import Step
+
+_VHDX_SUFFIXES = (".vhdx", ".avhdx")
+
+
+async def check_disks(snapshot: Snapshot) -> tuple[str, ...]:
+    """Warnings about the snapshot's disks.
+
+    IntegrityError if a VHDX is damaged, or if a file that only a wildcard chose is not a VHDX though its name says so.
+    Of a fuzzy snapshot, which may show a header half-written, damage is only a warning.
+    """
+    warnings: list[str] = []
+    names = {last_part(f.path).casefold() for f in snapshot.files}
+    for file in snapshot.files:
+        if file.kind is not FileKind.DISK or not file.path.casefold().endswith(_VHDX_SUFFIXES):
+            continue
+        try:
+            facts = await read_facts(file.file, check_structure(file.size_bytes))
+        except DamagedVhdxError as error:
+            if snapshot.consistency is not Consistency.FUZZY:
+                raise _damaged(file, error) from None
+            warnings.append(f"{file.path}: {error}")
+            continue
+        if isinstance(facts, NotVhdx):
+            warnings.append(_not_vhdx(file, facts))
+        else:
+            warnings += [f"{file.path}: {warning}" for warning in facts.warnings]
+            warnings += _missing_parent(file.path, facts, names)
+    return tuple(warnings)
+
+
+async def read_facts(file: ShareFile, step: Step[VhdxFacts | NotVhdx]) -> VhdxFacts | NotVhdx:
+    """Answer the parser's requests from a file. Raises what the parser and the share raise."""
+    answer = b""
+    try:
+        request = next(step)
+        while True:
+            buffer = bytearray(request.length_bytes)
+            answer = bytes(buffer[: await file.read_into(buffer, request.offset_bytes)])
+            request = step.send(answer)
+    except StopIteration as end:
+        facts: VhdxFacts | NotVhdx = end.value
+        return facts
+
+
+def _damaged(file: SnapshotFile, error: DamagedVhdxError) -> IntegrityError:
+    return IntegrityError(
+        "replicate", f"{file.path!r}",
+        f"its VHDX {error.structure} at byte {error.offset_bytes} is damaged: {error.reason}",
+        "Repair the disk or restore it from an older point; no point was made of it ('replicad inspect' tells more).",
+    )  # fmt: skip
+
+
+def _not_vhdx(file: SnapshotFile, facts: NotVhdx) -> str:
+    if file.named:
+        return f"{file.path} is not a VHDX ({facts.reason}); it is replicated as plain bytes"
+    raise IntegrityError(
+        "replicate", f"{file.path!r}", f"it is not a VHDX: {facts.reason}",
+        "Name it in full under 'disks' to have it replicated as plain bytes, or leave it out with 'exclude'.",
+    )  # fmt: skip
+
+
+def _missing_parent(path: str, facts: VhdxFacts, names: set[str]) -> list[str]:
+    parents = [re.split(r"[\\/]", parent)[-1] for parent in facts.parent_paths]
+    if not parents or any(parent.casefold() in names for parent in parents):
+        return []
+    return [f"{path} is a differencing disk and its parent {parents[0]!r} is not among the virtual machine's disks"]

@@ -1,0 +1,88 @@
+"""What a cycle does to one disk: from its last manifest to its next one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicad.model.errors import IntegrityError
+from replicad.model.manifest import Manifest
+from replicad.model.plan import PlannedDisk
+from replicad.model.points import Change, DiskState, PendingDisk
+from replicad.model.progress import Warned
+from replicad.replica.cycle import Cycle
+from replicad.replica.directory import Replica
+from replicad.replica.disk_update import DiskUpdate
+from replicad.storage.port import OpenMode
+from replicad.tracking.port import ChangeSource, SnapshotFile
+
+from .context import Context
+from .manifests import load_manifest
+from .resync import hash_file, learn_from_replica
+from .scan import Hashing
+from .sending import read_back_sample, send_changes
+
+
+@dataclass(frozen=True, slots=True)
+class SentDisk:
+    """A disk of the point to come, and its manifest."""
+
+    state: DiskState
+    manifest: Manifest
+
+
+async def send_disk(
+    disk: PlannedDisk, file: SnapshotFile, source: ChangeSource, cycle: Cycle, *, resync: bool, ctx: Context
+) -> SentDisk:
+    """Bring the replica of one disk up to date, all but its name; what was sent is flushed and a sample read back."""
+    began_s = ctx.clock.monotonic_s()
+    replica = cycle.replica
+    update, disk_id = await _begin(disk, file.size_bytes, cycle, resync=resync, ctx=ctx)
+    try:
+        hashing = Hashing(ctx.hashing, update.known.chunk_bytes, replica.seed)
+        if resync:
+            await learn_from_replica(replica, update, hashing, ctx)
+        changes = await source.changes(file)
+        tally = await send_changes(file.file, changes, update.known, hashing, update.write, ctx)
+        result = await update.finish()
+        await read_back_sample(update, tally, replica.seed, f"{replica.name}/{file.path}")
+    finally:
+        await update.close()
+    if disk.known is not None and not result.touched:
+        reference, change = disk.known.manifest, Change.UNCHANGED
+    else:
+        base = (disk.known.manifest, update.known.previous) if disk.known else None
+        reference = await cycle.write_manifest(disk_id, file.path, result.manifest, base)
+        change = Change.DELTA if disk.known else Change.INITIAL
+    statistics = tally.statistics(result.undo_bytes, round((ctx.clock.monotonic_s() - began_s) * 1000))
+    state = DiskState(
+        disk_id, file.path, file.kind, file.size_bytes, result.manifest.chunk_bytes, change, changes.provenance,
+        reference, result.undo, statistics,
+    )  # fmt: skip
+    return SentDisk(state, result.manifest)
+
+
+async def _begin(
+    disk: PlannedDisk, size_bytes: int, cycle: Cycle, *, resync: bool, ctx: Context
+) -> tuple[DiskUpdate, str]:
+    if disk.known is None:
+        pending = _pending_disk(cycle, disk.source.path)
+        return await cycle.update_new(pending, size_bytes), pending.id
+    try:
+        previous = await load_manifest(cycle.replica, disk.known, ctx.cache)
+    except IntegrityError as error:
+        if not resync:
+            raise
+        ctx.observe(Warned(f"{error.subject}: {error.answer}; it is made anew from the replica's disk"))
+        previous = await _manifest_from_disk(cycle.replica, disk, ctx)
+    return await cycle.update_known(disk.known, previous, size_bytes), disk.known.id
+
+
+async def _manifest_from_disk(replica: Replica, disk: PlannedDisk, ctx: Context) -> Manifest:
+    path = replica.layout.disk(disk.source.path)
+    async with await replica.share.open(path, OpenMode.READ) as file:
+        size_bytes = (await file.identity()).size_bytes
+        return await hash_file(file, size_bytes, Hashing(ctx.hashing, disk.chunk_bytes, replica.seed))
+
+
+def _pending_disk(cycle: Cycle, path: str) -> PendingDisk:
+    return next(d for d in cycle.record.new_disks if d.path == path)

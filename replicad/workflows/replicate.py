@@ -1,0 +1,164 @@
+"""One cycle of replication, from the lock to the committed point."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from replicad.model.errors import OutOfSpaceError
+from replicad.model.extents import total_bytes
+from replicad.model.plan import CyclePlan, SourceDisk, plan_cycle
+from replicad.model.points import (
+    FORMAT_VERSION,
+    Change,
+    DiskState,
+    RecoveryPoint,
+    ReplicaRecord,
+    Role,
+    Statistics,
+)
+from replicad.model.progress import PhaseStarted, Warned
+from replicad.replica.cycle import Cycle, begin_cycle, choose_new_disks
+from replicad.replica.directory import Replica, adopt_source, check_belongs, create_replica, open_replica
+from replicad.replica.layout import Layout
+from replicad.replica.recovery import Standing, recover
+from replicad.storage.port import Share, ShareLock
+from replicad.tracking.port import ChangeSource, Snapshot
+
+from .context import Context
+from .disk_check import check_disks
+from .disk_cycle import send_disk
+from .manifests import remember_manifest
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationJob:
+    """What is replicated: the VM, its source's name for people, and the chunk size for new disks (None: one that fits).
+
+    `resync`: believe neither the manifest nor what the replica was made from; read both sides.
+    """
+
+    vm: str
+    source_name: str
+    chunk_bytes: int | None = None
+    resync: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CycleReport:
+    """What a cycle did; `point` is the point that it committed."""
+
+    point: RecoveryPoint
+    resumed: bool
+
+
+async def replicate(job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context) -> CycleReport:
+    """Bring the replica on `share` up to date and commit a new point.
+
+    Whatever is raised, no point was committed, all older ones are as they were, and the next call goes on from here.
+    BusyError if the source's disks can't be held; LockedError if another writer holds the replica.
+    """
+    began_s = ctx.clock.monotonic_s()
+    await source.select()
+    async with locked_replica(job, share, ctx) as (replica, lock):
+        standing = await recover(replica)
+        ctx.observe(PhaseStarted("holding the source"))
+        async with source.snapshot() as snapshot:
+            plan = _plan(job, standing, snapshot)
+            warnings = (*snapshot.warnings, *plan.warnings, *await check_disks(snapshot))
+            for warning in warnings:
+                ctx.observe(Warned(warning))
+            cycle = await _begin(plan, standing, replica, snapshot, source, lock, ctx)
+            ctx.observe(PhaseStarted(plan.kind.value, sum(f.size_bytes for f in snapshot.files)))
+            files = {f.path: f for f in snapshot.files}
+            sent = [
+                await send_disk(disk, files[disk.source.path], source, cycle, resync=job.resync, ctx=ctx)
+                for disk in plan.disks
+            ]
+            await snapshot.confirm()
+        ctx.observe(PhaseStarted("committing"))
+        point = _describe(job, plan, cycle, snapshot, tuple(s.state for s in sent), warnings, began_s, ctx)
+        await cycle.commit(point)
+        for disk in sent:
+            if disk.state.change is not Change.UNCHANGED:
+                await remember_manifest(replica, disk.state.id, disk.manifest, ctx.cache)
+    return CycleReport(point, resumed=standing.pending is not None)
+
+
+@asynccontextmanager
+async def locked_replica(job: ReplicationJob, share: Share, ctx: Context) -> AsyncIterator[tuple[Replica, ShareLock]]:
+    """The VM's replica, made if there is none, under its lock."""
+    ctx.observe(PhaseStarted("locking the replica"))
+    await share.make_dir(job.vm)
+    async with await share.lock(Layout(job.vm).lock, ctx.holder()) as lock:
+        replica = await open_replica(share, job.vm)
+        if replica is None:
+            replica = await create_replica(share, _new_record(job, ctx))
+        check_belongs(replica, job.vm, job.source_name, adopt=job.resync)
+        yield await adopt_source(replica, job.source_name), lock
+
+
+def _new_record(job: ReplicationJob, ctx: Context) -> ReplicaRecord:
+    seed = ctx.new_id()[:16]
+    return ReplicaRecord(
+        FORMAT_VERSION, ctx.new_id(), job.vm, job.source_name, seed, 1, Role.REPLICA, ctx.clock.now(),
+        f"replicad {ctx.version}",
+    )  # fmt: skip
+
+
+def _plan(job: ReplicationJob, standing: Standing, snapshot: Snapshot) -> CyclePlan:
+    sources = [SourceDisk(f.path, f.kind, f.size_bytes) for f in snapshot.files]
+    return plan_cycle(standing.latest, sources, job.chunk_bytes, resync=job.resync)
+
+
+async def _begin(
+    plan: CyclePlan,
+    standing: Standing,
+    replica: Replica,
+    snapshot: Snapshot,
+    source: ChangeSource,
+    lock: ShareLock,
+    ctx: Context,
+) -> Cycle:
+    wanted = {d.source.path: d.chunk_bytes for d in plan.disks if d.known is None}
+    if standing.pending is None:
+        await _check_room(replica, snapshot, source, frozenset(wanted))
+    new_disks = choose_new_disks(standing, wanted, ctx.new_id)
+    kept = frozenset(d.source.path for d in plan.disks)
+    return await begin_cycle(replica, standing, new_disks, kept, ctx.clock.now(), ctx.holder().host, lock.check)
+
+
+async def _check_room(replica: Replica, snapshot: Snapshot, source: ChangeSource, new: frozenset[str]) -> None:
+    """New disks need at least the room that they take at the source; say so before a byte moves."""
+    needed_bytes = 0
+    for file in snapshot.files:
+        if file.path in new:
+            needed_bytes += total_bytes((await source.changes(file)).extents)
+    free_bytes = await replica.share.free_bytes()
+    if needed_bytes > free_bytes:
+        raise OutOfSpaceError(
+            "copy", f"{len(new)} new disks to {replica.name}",
+            f"they take {needed_bytes} bytes and {free_bytes} are free",
+            f"Make room for {needed_bytes - free_bytes} bytes more, or choose another replica share.",
+        )  # fmt: skip
+
+
+def _describe(
+    job: ReplicationJob,
+    plan: CyclePlan,
+    cycle: Cycle,
+    snapshot: Snapshot,
+    disks: tuple[DiskState, ...],
+    warnings: tuple[str, ...],
+    began_s: float,
+    ctx: Context,
+) -> RecoveryPoint:
+    duration_ms = round((ctx.clock.monotonic_s() - began_s) * 1000)
+    total = sum((d.statistics for d in disks), Statistics())
+    record = cycle.replica.record
+    return RecoveryPoint(
+        FORMAT_VERSION, record.replica_id, job.vm, cycle.record.number, cycle.record.previous, snapshot.taken,
+        plan.kind, snapshot.consistency, record.generation, ctx.holder().host, disks, plan.removed, warnings,
+        Statistics(total.scanned_bytes, total.changed_bytes, total.sent_bytes, total.undo_bytes, duration_ms),
+    )  # fmt: skip

@@ -1,0 +1,94 @@
+"""Writing a point's files somewhere else, every byte checked on the way."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from replicad.model.errors import AlreadyExistsError, NotFoundError
+from replicad.model.names import join, parent
+from replicad.model.points import DiskState, RecoveryPoint
+from replicad.model.progress import Advanced, PhaseStarted
+from replicad.replica.view import PointDisk, open_point_disk
+from replicad.storage.documents import exists
+from replicad.storage.port import OpenMode, Share, ShareFile
+
+from .context import Context
+from .opening import OpenedReplica, opened_replica
+from .reading import ReadRun, damage_error, read_point_disk
+
+PARTIAL_SUFFIX = ".restoring"
+
+
+@dataclass(frozen=True, slots=True)
+class RestoredDisk:
+    """One file that was written: its path below the target, its size, and the bytes that were not zeros."""
+
+    path: str
+    size_bytes: int
+    written_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class RestoreReport:
+    """What was restored."""
+
+    point: RecoveryPoint
+    disks: tuple[RestoredDisk, ...]
+
+
+async def restore(share: Share, vm_dir: str, number: int | None, target: Share, ctx: Context) -> RestoreReport:
+    """Write all files of a point (None: the latest) below the root of `target`, which must exist.
+
+    Nothing at the target is overwritten: AlreadyExistsError before a byte is written. A file gets its own name when it
+    is whole, proven and durable; until then it ends in `.restoring`. IntegrityError names the chunk that is damaged.
+    """
+    async with opened_replica(share, vm_dir, number, ctx) as opened:
+        await _check_target(opened.point, target)
+        ctx.observe(PhaseStarted("restoring", sum(d.size_bytes for d in opened.point.disks)))
+        disks = [await _restore_disk(opened, disk, target, ctx) for disk in opened.point.disks]
+    return RestoreReport(opened.point, tuple(disks))
+
+
+async def _check_target(point: RecoveryPoint, target: Share) -> None:
+    for disk in point.disks:
+        if await exists(target, disk.path):
+            raise AlreadyExistsError(
+                "restore", f"{join(target.name, disk.path)}", "there is a file of that name already",
+                "Restore to an empty directory; nothing was written.",
+            )  # fmt: skip
+
+
+async def _restore_disk(opened: OpenedReplica, state: DiskState, target: Share, ctx: Context) -> RestoredDisk:
+    partial = state.path + PARTIAL_SUFFIX
+    await target.make_dir(parent(state.path))
+    with suppress(NotFoundError):
+        await target.remove(partial)
+    async with (
+        await open_point_disk(opened.replica, list(opened.points), state.id, opened.numbers.pending) as disk,
+        await target.open(partial, OpenMode.CREATE) as file,
+    ):
+        await file.set_size(state.size_bytes)
+        written_bytes = await _copy(opened, disk, file, ctx)
+        await file.flush()
+    await target.rename(partial, state.path)
+    await target.flush_directory(parent(state.path))
+    return RestoredDisk(state.path, state.size_bytes, written_bytes)
+
+
+async def _copy(opened: OpenedReplica, disk: PointDisk, file: ShareFile, ctx: Context) -> int:
+    done_bytes = written_bytes = 0
+
+    async def take(read: ReadRun) -> None:
+        nonlocal done_bytes, written_bytes
+        if read.damaged:
+            raise damage_error(disk, read.run, read.damaged[0], opened.point.number)
+        offset = read.run.first * disk.manifest.chunk_bytes
+        await file.write(read.data, offset)
+        written_bytes += len(read.data)
+        ctx.observe(Advanced(offset + len(read.data) - done_bytes, len(read.data)))
+        done_bytes = offset + len(read.data)
+
+    await read_point_disk(disk, ctx.hashing, take)
+    ctx.observe(Advanced(disk.state.size_bytes - done_bytes))
+    return written_bytes

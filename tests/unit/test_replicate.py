@@ -1,0 +1,63 @@
+"""Cycles over shares in memory."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from replicad.model.points import Change, Consistency, CycleKind
+from tests.support.world import CHUNK, memory_world, mutate
+
+
+async def test_first_cycle_makes_a_point_that_restores_exactly() -> None:
+    async with memory_world() as world:
+        await world.put("디스크 하나.vhd", Random(1).randbytes(5 * CHUNK + 17) + bytes(3 * CHUNK))
+        await world.put("sub dir/빈 디스크 🎈.vhd", b"")
+        report = await world.sync()
+        assert (report.point.number, report.point.kind) == (1, CycleKind.INITIAL)
+        assert report.point.consistency is Consistency.COLD
+        await world.check_all_points()
+
+
+async def test_second_cycle_sends_only_what_changed() -> None:
+    async with memory_world() as world:
+        data = Random(1).randbytes(50 * CHUNK)
+        await world.put("a.vhd", data)
+        await world.sync()
+        await world.put("a.vhd", data[: 7 * CHUNK] + b"changed" + data[7 * CHUNK + 7 :])
+        report = await world.sync()
+        assert report.point.statistics.sent_bytes == CHUNK
+        assert report.point.statistics.changed_bytes == CHUNK
+        assert report.point.statistics.undo_bytes == CHUNK
+        await world.check_all_points()
+
+
+async def test_unchanged_disk_is_left_untouched() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", Random(1).randbytes(3 * CHUNK))
+        await world.sync()
+        report = await world.sync()
+        assert [d.change for d in report.point.disks] == [Change.UNCHANGED]
+        assert report.point.statistics.sent_bytes == 0
+        await world.check_all_points()
+
+
+@pytest.mark.parametrize("server_copy", [True, False])
+@pytest.mark.parametrize("seed", range(30))
+async def test_every_point_restores_exactly_after_random_rounds(seed: int, server_copy: bool) -> None:
+    async with memory_world(seed, server_copy=server_copy) as world:
+        random = Random(seed)
+        await world.put("disk 0.vhd", random.randbytes(random.randint(0, 9 * CHUNK)))
+        await world.sync()
+        for round_number in range(1, 7):
+            for path in list(world.disks):
+                if random.random() < 0.7:
+                    await world.put(path, mutate(world.disks[path], random))
+            if random.random() < 0.3:
+                await world.put(f"disk {random.randint(0, 3)}.vhd", random.randbytes(random.randint(0, 5 * CHUNK)))
+            if len(world.disks) > 1 and random.random() < 0.3:
+                await world.drop(random.choice(sorted(world.disks)))
+            await world.sync(resync=random.random() < 0.2)
+            assert round_number + 1 in world.history
+        await world.check_all_points()
