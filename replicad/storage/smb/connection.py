@@ -1,0 +1,265 @@
+"""smbprotocol's `Connection`, held to what we promise: every wait ends, credits are waited for, and no answer counts
+unless it is signed or encrypted as it must be.
+
+Each override mends one thing and leaves the rest to smbprotocol; each says which.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from smbprotocol.connection import Connection as BaseConnection
+from smbprotocol.connection import Request
+from smbprotocol.exceptions import SMBException, SMBResponseException
+from smbprotocol.header import Commands, Smb2Flags, SMB2HeaderRequest
+from smbprotocol.session import SMB2SessionSetupRequest
+
+from . import status
+from .endpoint import Endpoint
+from .transport import Transport
+
+if TYPE_CHECKING:
+    from _collections_abc import dict_values
+
+# smbprotocol logs whole messages (sign-in tokens, file contents) and, for each lost connection, a stack trace. What
+# matters of that is in the errors we raise.
+logging.getLogger("smbprotocol").setLevel(logging.CRITICAL + 1)
+logging.getLogger("spnego").setLevel(logging.CRITICAL + 1)
+
+UNSOLICITED = 0xFFFF_FFFF_FFFF_FFFF
+"""The message id of what a server sends unasked: oplock and lease breaks (MS-SMB2 §2.2.23)."""
+
+
+class NoAnswerError(Exception):
+    """The time for an answer is over. The connection has been condemned."""
+
+
+class ConnectionLostError(Exception):
+    """The connection was lost, ended or given up; the text is a clause that says how."""
+
+
+class NotProtectedError(SMBException):  # type: ignore[misc]  # smbprotocol is untyped
+    """An answer was not signed or encrypted as it must be, or wrongly; the text is a clause."""
+
+
+class CreditWindow(dict[str, int]):
+    """smbprotocol's `sequence_window`, at which threads can wait for credits (MS-SMB2 §3.2.4.1.2).
+
+    smbprotocol raises `high` as the server grants credits and `low` as requests use them, and raises an error if a
+    request needs more than there are. Here a request reserves its credits first; raising `low` uses the reservation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(low=0, high=1)
+        self._changed = threading.Condition()
+        self._reserved = 0
+        self._closed = False
+
+    def __setitem__(self, key: str, value: int) -> None:
+        with self._changed:
+            if key == "low":
+                self._reserved = max(0, self._reserved - (value - self["low"]))
+            super().__setitem__(key, value)
+            self._changed.notify_all()
+
+    @property
+    def available(self) -> int:
+        """The credits that nobody has used or reserved."""
+        return self["high"] - self["low"] - self._reserved
+
+    def reserve(self, count: int, timeout_s: float) -> bool:
+        """Wait for `count` credits and reserve them; False if they do not come in time or the connection ended."""
+        with self._changed:
+            came = self._changed.wait_for(lambda: self._closed or self.available >= count, timeout_s)
+            if not came or self._closed:
+                return False
+            self._reserved += count
+            return True
+
+    def close(self) -> None:
+        """Let nobody wait any more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class _Outstanding(dict[int, Any]):
+    """smbprotocol's `outstanding_requests`, in which unsolicited messages find a place to end in (its #209)."""
+
+    def values(self) -> dict_values[int, Any]:
+        """Those of now: smbprotocol goes through them while other threads add and remove some."""
+        return dict(self).values()
+
+    def __missing__(self, message_id: int) -> Request:
+        if message_id != UNSOLICITED:
+            raise KeyError(message_id)
+        return Request(SMB2HeaderRequest(), bytes, None)
+
+
+class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untyped
+    """One connection to one server, for any number of threads.
+
+    `send` and `receive` raise `ConnectionLostError` and `NoAnswerError`, and smbprotocol's `SMBResponseException`
+    for an answer with an error status. Everything else that goes wrong condemns the connection.
+    """
+
+    def __init__(self, endpoint: Endpoint, sock: socket.socket, previous_session_id: int = 0) -> None:
+        self._wire = Transport(sock, endpoint.timeout_s)
+        super().__init__(uuid4(), endpoint.host, endpoint.port, require_signing=True)
+        self.sequence_window = CreditWindow()
+        self.outstanding_requests = _Outstanding()
+        self.timeout_s = endpoint.connect_timeout_s
+        """For the answer to a request that names no time of its own."""
+        self._previous_session_id = previous_session_id
+        self._condemned = threading.Lock()
+        self._reason = ""
+
+    @property
+    def transport(self) -> Transport:
+        """The socket that was dialled already, where smbprotocol would make its own."""
+        return self._wire
+
+    @transport.setter
+    def transport(self, value: object) -> None:
+        """smbprotocol assigns its own transport when it connects; ours stays."""
+
+    @property
+    def bytes_passed(self) -> tuple[int, int]:
+        """The bytes sent and received so far."""
+        return self._wire.sent_bytes, self._wire.received_bytes
+
+    @property
+    def condemned(self) -> str:
+        """A clause that says why the connection is of no more use; empty while it is."""
+        if not self._reason and (self._t_exc is not None or not self._wire.connected):
+            self.condemn("the server closed the connection")
+        return self._reason
+
+    def condemn(self, reason: str) -> None:
+        """Let nobody use the connection again, and wake everybody who waits on it. Never blocks; the first reason
+        counts, unless the receiver knows a better one."""
+        with self._condemned:
+            if not self._reason:
+                self._reason = _clause(self._t_exc) or reason
+        # The socket comes first: a sender that is blocked in it holds the lock that a disconnect wants.
+        self._wire.shut_down()
+        self.sequence_window.close()
+
+    def discard(self) -> None:
+        """Condemn, wait for the receiving thread to end (it does so at once) and give the socket back."""
+        self.condemn("it was closed")
+        self.disconnect(False)
+        self._wire.release()
+
+    def send(self, message: Any, *args: Any, **kwargs: Any) -> Request:
+        """As smbprotocol's, but waits for credits where that raises an error, and replays the earlier session's id
+        at the sign-in, which that can't (MS-SMB2 §2.2.5 PreviousSessionId)."""
+        if isinstance(message, SMB2SessionSetupRequest):
+            message["previous_session_id"] = self._previous_session_id
+        charge = max(1, self._calculate_credit_charge(message))
+        if not self.sequence_window.reserve(charge, self.timeout_s):
+            self.condemn(f"the server granted no credits for {self.timeout_s:g} s")
+            raise self._lost()
+        try:
+            return super().send(message, *args, **kwargs)
+        except TimeoutError:
+            self.condemn(f"the server took nothing for {self.timeout_s:g} s")
+            raise NoAnswerError from None
+        except (OSError, SMBException) as error:
+            self.condemn(_clause(error) or "the connection was lost")
+            raise self._lost() from None
+
+    def receive(
+        self, request: Request, wait: bool = True, timeout: float | None = None, resolve_symlinks: bool = False
+    ) -> Any:
+        """As smbprotocol's, but it always has a time limit, which condemns the connection, and follows no links."""
+        limit_s = self.timeout_s if timeout is None else timeout
+        deadline = time.monotonic() + limit_s
+        message_id = request.message["message_id"].get_value()
+        while True:
+            if not request.response_event.wait(max(0.0, deadline - time.monotonic())):
+                self.condemn(f"the server gave no answer for {limit_s:g} s")
+                raise NoAnswerError
+            with request.response_event_lock:
+                response = request.response
+                # The receiver wakes everybody when it ends, with or without an answer.
+                if response is None or (self._is_pending(response) and self.condemned):
+                    raise self._lost()
+                if self._is_pending(response):
+                    request.response_event.clear()
+                    continue
+            self.outstanding_requests.pop(message_id, None)
+            code = response["status"].get_value()
+            if code in status.SESSION_IS_OVER:
+                self.condemn(status.meaning_of(code).clause)
+            if code != status.SUCCESS:
+                raise SMBResponseException(response)
+            return response
+
+    def verify_signature(self, header: Any, session_id: int, force: bool = False) -> None:
+        """As smbprotocol's, but an answer that had to be signed or encrypted and is not is refused, too
+        (MS-SMB2 §3.2.5.1.1 and §3.2.5.1.3). smbprotocol calls this for every answer that came unencrypted."""
+        try:
+            super().verify_signature(header, session_id, force)
+        except SMBException as error:
+            raise NotProtectedError("the signature of an answer is wrong") from error
+        message_id = header["message_id"].get_value()
+        if not force and message_id != UNSOLICITED:
+            self._refuse_unprotected(header, self.outstanding_requests[message_id])
+
+    def _refuse_unprotected(self, header: Any, request: Any) -> None:
+        command = request.message["command"].get_value()
+        if header["command"].get_value() != command:
+            raise NotProtectedError("an answer does not belong to its request")
+        if command in (Commands.SMB2_NEGOTIATE, Commands.SMB2_SESSION_SETUP):
+            return  # before there are keys; protected by what is derived from them
+        if header["status"].get_value() == status.USER_SESSION_DELETED:
+            raise NotProtectedError(status.meaning_of(status.USER_SESSION_DELETED).clause)
+        session = self.session_table.get(request.session_id)
+        tree = session and session.tree_connect_table.get(request.message["tree_id"].get_value())
+        if session is not None and (session.encrypt_data or (tree is not None and tree.encrypt_data)):
+            raise NotProtectedError("an answer came unencrypted")
+        if not header["flags"].has_flag(Smb2Flags.SMB2_FLAGS_SIGNED) and not self._is_pending(header):
+            raise NotProtectedError("an answer came unsigned")
+
+    def _check_worker_running(self) -> None:
+        """As smbprotocol's, with an error of our own."""
+        if self.condemned:
+            raise self._lost()
+
+    def _decrypt(self, message: Any) -> bytes:
+        """As smbprotocol's, with an error of our own."""
+        try:
+            plain: bytes = super()._decrypt(message)
+        except Exception as error:
+            raise NotProtectedError("an answer can't be decrypted") from error
+        return plain
+
+    @staticmethod
+    def _is_pending(header: Any) -> bool:
+        return bool(header["status"].get_value() == status.PENDING)
+
+    def _lost(self) -> ConnectionLostError:
+        return ConnectionLostError(self.condemned or "the connection was lost")
+
+
+def _clause(error: BaseException | None) -> str:
+    """How a connection ended, in words; empty if that is not known."""
+    if isinstance(error, NotProtectedError):
+        return str(error)
+    if isinstance(error, ConnectionResetError | BrokenPipeError):
+        return "the server reset the connection"
+    if isinstance(error, TimeoutError):
+        return "the server can't be reached any more"
+    if isinstance(error, ConnectionError) and error.errno is None:
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if error is not None and not isinstance(error, SMBException):
+        return "the server sent something that can't be understood"
+    return ""

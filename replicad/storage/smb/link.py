@@ -1,0 +1,341 @@
+"""A signed-in connection, as asyncio sees it: blocking work runs on its threads, and every wait has an end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from smbprotocol import Dialects
+from smbprotocol.connection import Ciphers, SigningAlgorithms
+from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
+from smbprotocol.session import Session, SMB2Logoff
+from smbprotocol.tree import TreeConnect
+
+from replicad.model.errors import (
+    ReplicadError,
+    SignInError,
+    TimedOutError,
+    UnreachableError,
+    UnsupportedError,
+)
+
+from . import status
+from .connection import Connection, ConnectionLostError, NoAnswerError
+from .endpoint import Endpoint
+from .transport import dial
+
+T = TypeVar("T")
+
+THREADS = 8
+"""Calls under way at a time on one connection; more wait for their turn."""
+CREDIT_TARGET = 512
+"""Credits to ask for: 32 MiB in flight."""
+CREDIT_BYTES = 64 * 1024
+_CANCEL_GRACE_S = 2.0
+"""How long a cancelled call may take to collect what is in flight, before its connection is given up."""
+_LOGOFF_TIMEOUT_S = 2.0
+
+DIALECTS = {
+    Dialects.SMB_2_0_2: "SMB 2.0.2",
+    Dialects.SMB_2_1_0: "SMB 2.1",
+    Dialects.SMB_3_0_0: "SMB 3.0",
+    Dialects.SMB_3_0_2: "SMB 3.0.2",
+    Dialects.SMB_3_1_1: "SMB 3.1.1",
+}
+CIPHERS = {
+    Ciphers.AES_128_CCM: "AES-128-CCM",
+    Ciphers.AES_128_GCM: "AES-128-GCM",
+    Ciphers.AES_256_CCM: "AES-256-CCM",
+    Ciphers.AES_256_GCM: "AES-256-GCM",
+}
+SIGNING = {
+    SigningAlgorithms.HMAC_SHA256: "HMAC-SHA256",
+    SigningAlgorithms.AES_CMAC: "AES-CMAC",
+    SigningAlgorithms.AES_GMAC: "AES-GMAC",
+}
+
+
+class Job:
+    """One call under way on a thread. Whoever works in it looks at `abandoned` before each step, and touches the
+    caller's buffers only inside `with guard`: once the call was cancelled they are the caller's alone."""
+
+    __slots__ = ("abandoned", "guard")
+
+    def __init__(self) -> None:
+        self.abandoned = False
+        self.guard = threading.Lock()
+
+    def abandon(self) -> None:
+        """Begin nothing more. Waits at most for one piece to be copied."""
+        with self.guard:
+            self.abandoned = True
+
+
+class AbandonedError(Exception):
+    """The call was cancelled; nobody waits for it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """What was negotiated, in words. `encrypted` is about the whole session; a share may add it for itself."""
+
+    dialect: str
+    signing: str
+    cipher: str
+    encrypted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CopyLimits:
+    """What one request for a copy by the server may ask for. The default is what Windows and Samba take."""
+
+    chunks: int = 256
+    chunk_bytes: int = 1024 * 1024
+    total_bytes: int = 16 * 1024 * 1024
+
+
+class Tree:
+    """A share that a link has opened, and what its file system was seen to do."""
+
+    def __init__(self, link: Link, connect: Any) -> None:
+        self.link = link
+        self.tree_id = int(connect.tree_connect_id)
+        self.encrypted = bool(connect.encrypt_data or link.session.encrypt_data)
+        self.can_be_sparse = True
+        self.can_zero = True
+        self.can_tell_ranges = True
+        self.can_flush_directories = True
+        self.copy_limits = CopyLimits()
+
+
+class Link:
+    """One connection with one session. Open files belong to it and are lost with it.
+
+    Made by `connect`. After `condemned` says why, every call raises UnreachableError.
+    """
+
+    def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
+        self.endpoint = endpoint
+        self.connection = connection
+        self.session: Any = None
+        self.piece_bytes = 1024 * 1024
+        """The most that one READ or WRITE moves."""
+        self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix=f"smb-{endpoint.name}")
+        self._trees: dict[str, Tree] = {}
+        self._tree_lock = asyncio.Lock()
+
+    @property
+    def server(self) -> str:
+        r"""`\\name`, as users know it."""
+        return f"\\\\{self.endpoint.name}"
+
+    @property
+    def condemned(self) -> str:
+        """Why it is of no more use; empty while it is."""
+        return self.connection.condemned
+
+    @property
+    def session_id(self) -> int:
+        """The server's number of the session; 0 before the sign-in."""
+        return int(self.session.session_id or 0) if self.session is not None else 0
+
+    @property
+    def security(self) -> Security:
+        """What was negotiated."""
+        connection = self.connection
+        cipher = connection.cipher_id or (Ciphers.AES_128_CCM if connection.supports_encryption else None)
+        signing = connection.signing_algorithm_id
+        if signing is None:
+            signing = SigningAlgorithms.AES_CMAC
+        return Security(
+            DIALECTS.get(connection.dialect, f"0x{connection.dialect:04X}"),
+            SIGNING.get(signing, f"algorithm {signing}"),
+            CIPHERS.get(cipher, "none"),
+            bool(self.session is not None and self.session.encrypt_data),
+        )
+
+    async def run(
+        self, op: str, subject: str, work: Callable[[Job], T], undo: Callable[[T], object] | None = None
+    ) -> T:
+        """Do blocking work on one of the threads; smbprotocol's errors become ours, about `op` and `subject`.
+
+        When cancelled, it begins nothing more, and returns after what was in flight has been answered (or the
+        connection was given up), so that nothing of it can take effect later or touch the caller's buffers. If the
+        work was done by then, `undo` is called with its result, on a thread.
+        """
+        if self.condemned:
+            raise self._lost_error(op, subject)
+        job = Job()
+        future = self._executor.submit(work, job)
+        waiter = asyncio.wrap_future(future)
+        try:
+            return await asyncio.shield(waiter)
+        except asyncio.CancelledError:
+            job.abandon()
+            if not future.cancel():
+                await self._wait_without_complaint(waiter)
+                if undo is not None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                    undoing = asyncio.wrap_future(self._executor.submit(undo, waiter.result()))
+                    await self._wait_without_complaint(undoing)
+            raise
+        except (SMBException, ConnectionLostError, NoAnswerError, AbandonedError) as error:
+            raise self.translate(error, op, subject) from None
+
+    async def _wait_without_complaint(self, waiter: asyncio.Future[Any]) -> None:
+        """Wait for what a thread does for a call that was cancelled; what it raises interests nobody."""
+        waiter.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        with contextlib.suppress(asyncio.CancelledError):  # cancelled once more: then without patience
+            await asyncio.wait({waiter}, timeout=_CANCEL_GRACE_S)
+        if not waiter.done():
+            self.connection.condemn("a call on it was cancelled and the server did not answer")
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({waiter}, timeout=_CANCEL_GRACE_S)
+
+    def translate(self, error: Exception, op: str, subject: str) -> ReplicadError:
+        """One of smbprotocol's or our own inner errors as an error for users."""
+        if isinstance(error, SMBResponseException):
+            return status.error_for(error.status, op, subject)
+        if isinstance(error, NoAnswerError):
+            return TimedOutError(op, subject, self.condemned, "Check the server and the network.")
+        if isinstance(error, SMBException):
+            self.connection.condemn("the server does not keep to the protocol")
+        return self._lost_error(op, subject)
+
+    def _lost_error(self, op: str, subject: str) -> UnreachableError:
+        why = self.condemned or "the connection was lost"
+        return UnreachableError(op, subject, why, "The next attempt connects anew.")
+
+    async def tree(self, share: str) -> Tree:
+        """One share of the server, opened once. NotFoundError if there is none, AccessDeniedError."""
+        async with self._tree_lock:
+            if share not in self._trees:
+                connect = TreeConnect(self.session, f"\\\\{self.endpoint.host}\\{share}")
+                await self.run("open the share", f"{self.server}\\{share}", lambda job: connect.connect())
+                # Our paths are relative to the share, which a DFS flag would contradict (MS-SMB2 §3.2.4.3).
+                connect.is_dfs_share = False
+                self._trees[share] = Tree(self, connect)
+            return self._trees[share]
+
+    async def close(self) -> None:
+        """Sign out, so that on return the server has closed our files and freed our locks; then disconnect.
+
+        Bounded, and never raises because of a lost connection.
+        """
+        try:
+            if not self.condemned and self.session_id:
+                await self.run("sign out of", self.server, self._log_off)
+        except ReplicadError:
+            pass  # it is lost, and that closes everything as well
+        finally:
+            self.connection.condemn("it was closed")
+            self._executor.submit(self.connection.discard)
+            self._executor.shutdown(wait=False)
+
+    def _log_off(self, job: Job) -> None:
+        request = self.connection.send(SMB2Logoff(), sid=self.session_id)
+        self.connection.receive(request, timeout=_LOGOFF_TIMEOUT_S)
+
+
+async def connect(endpoint: Endpoint, previous_session_id: int = 0) -> Link:
+    """Connect, negotiate and sign in.
+
+    With `previous_session_id`, the server ends that session of the same user first: its files are closed and its
+    locks are free, and requests that it sent and that are still on their way are refused (MS-SMB2 §3.3.5.5.3).
+    Raises UnreachableError or TimedOutError, UnsupportedError where the server can't be trusted with data (dialect,
+    signing, encryption), SignInError (never try that again by yourself).
+    """
+    link = Link(endpoint, Connection(endpoint, await dial(endpoint), previous_session_id))
+    try:
+        await _negotiate(link)
+        await _sign_in(link)
+        await link.run("talk to", link.server, lambda job: _ramp_up_credits(link))
+        link.connection.timeout_s = endpoint.timeout_s
+    except BaseException:
+        await link.close()
+        raise
+    return link
+
+
+async def _negotiate(link: Link) -> None:
+    connection, endpoint = link.connection, link.endpoint
+    subject = f"server {endpoint.where}"
+    try:
+        await link.run("negotiate with", subject, lambda job: connection.connect(timeout=endpoint.connect_timeout_s))
+    except UnreachableError as error:
+        raise UnreachableError(
+            "negotiate with", subject, error.answer,
+            "It may speak only SMB 1, not be an SMB server, or refuse this host.",
+        ) from None  # fmt: skip
+    if connection.dialect is None or connection.dialect < Dialects.SMB_3_0_2:
+        spoken = DIALECTS.get(connection.dialect, "an unknown dialect")
+        raise UnsupportedError(
+            "negotiate with", subject, f"it speaks {spoken} at most, and SMB 3.0.2 or later is needed",
+            "Allow newer dialects on the server (Samba: 'server max protocol = SMB3').",
+        ) from None  # fmt: skip
+    if endpoint.encryption_required and not connection.supports_encryption:
+        raise UnsupportedError(
+            "negotiate with", subject, "it does not offer encryption, which the configuration requires",
+            "Allow encryption on the server (Samba: 'server smb encrypt = default'), or set 'encryption: allowed'.",
+        ) from None  # fmt: skip
+
+
+async def _sign_in(link: Link) -> None:
+    endpoint, connection = link.endpoint, link.connection
+    subject = f"server {endpoint.where}" + (f" as {endpoint.username}" if endpoint.username else "")
+    password = await endpoint.password() if endpoint.password is not None else None
+    session = Session(
+        connection, endpoint.username, password,
+        require_encryption=endpoint.encryption_required,
+    )  # fmt: skip
+
+    def sign_in(job: Job) -> None:
+        try:
+            session.connect()
+        except SMBResponseException as error:
+            raise status.sign_in_error_for(error.status, subject) from None
+        except SMBAuthenticationError:
+            raise _no_credentials(endpoint, subject) from None
+        except SMBException:
+            if session.session_id is None:  # how smbprotocol tells that the server let us in as a guest only
+                raise SignInError(
+                    "sign in to", subject, "the server takes us for a guest, without signing or encryption",
+                    "Check the user name and the password; on Samba set 'map to guest = never'.",
+                ) from None  # fmt: skip
+            raise
+        finally:
+            session.password = None
+
+    await link.run("sign in to", subject, sign_in)
+    link.session = session
+
+
+def _no_credentials(endpoint: Endpoint, subject: str) -> SignInError:
+    # The text of the error that came may quote what it was given, so it is not told.
+    if endpoint.username and endpoint.password is not None:
+        return SignInError(
+            "sign in to", subject, "no way to prove who we are suits both sides", "See the server's log."
+        )
+    return SignInError(
+        "sign in to", subject, "there is no Kerberos ticket for it",
+        "Run kinit or set a keytab, or give 'username' and 'password_file' under 'servers:'.",
+    )  # fmt: skip
+
+
+def _ramp_up_credits(link: Link) -> None:
+    """Ask for credits until there are enough, or the server grants no more (MS-SMB2 §3.3.1.2)."""
+    connection, window = link.connection, link.connection.sequence_window
+    before = -1
+    while before < window.available < CREDIT_TARGET:
+        before = window.available
+        connection.echo(sid=link.session_id, timeout=connection.timeout_s, credit_request=CREDIT_TARGET - before + 1)
+    most = min(connection.max_read_size, connection.max_write_size)
+    if connection.supports_multi_credit:
+        most = min(most, max(1, window.available) * CREDIT_BYTES)
+    else:
+        most = min(most, CREDIT_BYTES)
+    link.piece_bytes = min(link.piece_bytes, most)

@@ -1,0 +1,191 @@
+"""The lock of the one writer: a file that its holder keeps open, without letting anybody else write or delete it, and
+that goes when the handle goes.
+
+The server enforces it against every host. It ends with the holder's connection, so a holder whose process was killed
+is gone within milliseconds. A host that vanished without a word keeps its lock until the server notices (hours, by
+default); if it was this very host, the session that held it is ended by name (MS-SMB2 §2.2.5 PreviousSessionId).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import replace
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from smbprotocol.exceptions import SMBResponseException
+
+from replicad.model.errors import AlreadyExistsError, LockedError, NotFoundError, OutOfSpaceError, TransientError
+from replicad.storage.holder import MAX_HOLDER_BYTES, decode, describe, encode, is_dead
+from replicad.storage.port import LockHolder
+from replicad.storage.processes import start_of_process
+
+from . import bulk, calls, status
+from .calls import Access, Disposition, Handle, Options, Sharing
+from .link import Job, Tree
+
+if TYPE_CHECKING:
+    from .share import SmbShare
+
+UNKNOWN_HOLDER = LockHolder(host="", machine_id="", boot_id="", pid=0, process_start="", since="")
+"""Somebody holds the lock, and its file does not say who."""
+
+_PATIENCE_S = 2.0
+"""How long to wait for a lock that nobody holds any more: its file is being deleted, or its server is about to notice
+that the session has ended."""
+_PAUSE_S = 0.02
+_IN_USE = frozenset({status.SHARING_VIOLATION, status.DELETE_PENDING})
+_LOST = frozenset({status.FILE_CLOSED, status.USER_SESSION_DELETED, 0xC0000008, status.NETWORK_NAME_DELETED})
+_KEPT = (
+    "If its machine is gone, the server frees the lock when it notices: on Samba within 20 s with the socket options "
+    "that docs/smb.md recommends."
+)
+
+
+class SmbLock:
+    """A held lock. It is lost with its connection."""
+
+    def __init__(self, tree: Tree, handle: Handle, subject: str) -> None:
+        self._tree = tree
+        self._handle = handle
+        self._subject = subject
+        self._held = True
+
+    async def check(self) -> None:
+        """LockedError if it was lost; UnreachableError or TimedOutError if the connection that holds it was, which
+        comes to the same: it can't be got back, only taken anew."""
+        if not self._held:
+            raise LockedError("keep the lock", self._subject, "it was given up", "Take it again.")
+
+        def ask(job: Job) -> bool:
+            try:
+                calls.query_facts(self._tree, self._handle)
+            except SMBResponseException as error:
+                if error.status in _LOST:
+                    return False
+                raise
+            return True
+
+        if not await self._tree.link.run("keep the lock", self._subject, ask):
+            raise LockedError("keep the lock", self._subject, "the server has taken it away", "Start again.")
+
+    async def release(self) -> None:
+        if self._held:
+            self._held = False
+            with contextlib.suppress(TransientError):  # the connection is lost, and the lock with it
+                await self._tree.link.run("unlock", self._subject, lambda job: self.close())
+
+    def close(self) -> None:
+        """Blocking: close its handle, and so delete its file."""
+        calls.close(self._tree, self._handle)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.release()
+
+
+async def acquire(share: SmbShare, path: str, holder: LockHolder) -> SmbLock:
+    """Take the lock file, or raise LockedError that says who holds it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _PATIENCE_S
+    ended: LockHolder | None = None
+    while True:
+        if (taken := await _try(share, path, holder)) is not None:
+            return taken
+        who = await holder_of(share, path)
+        if who is not None and who != ended:
+            if who.session_id == 0 or not is_dead(who, holder, start_of_process):
+                raise _locked(share, path, who)
+            await share.pool.end_session(share.address, who.session_id)
+            ended, deadline = who, loop.time() + _PATIENCE_S
+        elif loop.time() > deadline:
+            raise _locked(share, path, who or UNKNOWN_HOLDER)
+        else:
+            await asyncio.sleep(_PAUSE_S)
+
+
+def _locked(share: SmbShare, path: str, who: LockHolder) -> LockedError:
+    return LockedError("lock", share.subject(path), f"it is held by {describe(who)}", f"Wait until it is done. {_KEPT}")
+
+
+async def _try(share: SmbShare, path: str, holder: LockHolder) -> SmbLock | None:
+    """The lock, or None if somebody has the file open or it is being deleted."""
+    tree, subject = await share.tree(), share.subject(path)
+    content = encode(replace(holder, session_id=tree.link.session_id))
+
+    def work(job: Job) -> SmbLock | None:
+        try:
+            handle = calls.create(
+                tree, share.remote_path(path),
+                Access.READ_DATA | Access.WRITE_DATA | Access.DELETE, Sharing.READ,
+                Disposition.OPEN_IF, Options.NON_DIRECTORY | Options.DELETE_ON_CLOSE,
+            )  # fmt: skip
+        except SMBResponseException as error:
+            if error.status in _IN_USE:
+                return None
+            if error.status == status.FILE_IS_A_DIRECTORY:
+                raise AlreadyExistsError("lock", subject, "a directory of that name is there") from None
+            raise
+        lock = SmbLock(tree, handle, subject)
+        try:
+            _write_content(job, tree, handle, content)
+        except BaseException:
+            calls.close(tree, handle)
+            raise
+        return lock
+
+    return await tree.link.run("lock", subject, work, undo=_give_back)
+
+
+def _give_back(lock: SmbLock | None) -> None:
+    if lock is not None:
+        lock.close()
+
+
+def _write_content(job: Job, tree: Tree, handle: Handle, content: bytes) -> None:
+    try:
+        bulk.write(job, tree, handle, memoryview(content), 0)
+        calls.set_size(tree, handle, len(content))
+    except SMBResponseException as error:
+        # On a full share the lock has to work without its text: whoever makes room needs the lock first.
+        if status.meaning_of(error.status).kind is not OutOfSpaceError:
+            raise
+
+
+async def holder_of(share: SmbShare, path: str) -> LockHolder | None:
+    """Who holds the lock; `UNKNOWN_HOLDER` if its file does not say; None if nobody does."""
+    tree = await share.tree()
+
+    def work(job: Job) -> LockHolder | None:
+        remote = share.remote_path(path)
+        try:
+            # While somebody holds it, no handle that keeps writers out can be had.
+            calls.close(tree, calls.create(tree, remote, Access.READ_DATA, Sharing.READ))
+        except SMBResponseException as error:
+            if error.status != status.SHARING_VIOLATION:
+                if error.status in (status.DELETE_PENDING, status.FILE_IS_A_DIRECTORY):
+                    return None
+                if status.meaning_of(error.status).kind is NotFoundError:
+                    return None
+                raise
+        else:
+            return None
+        try:
+            handle = calls.create(tree, remote, Access.READ_DATA)
+        except SMBResponseException as error:
+            if error.status == status.DELETE_PENDING or status.meaning_of(error.status).kind is NotFoundError:
+                return None
+            raise
+        try:
+            content = memoryview(bytearray(MAX_HOLDER_BYTES + 1))
+            length = bulk.read_into(job, tree, handle, content, 0)
+        finally:
+            calls.close(tree, handle)
+        return decode(bytes(content[:length])) or UNKNOWN_HOLDER
+
+    return await tree.link.run("ask for the lock", share.subject(path), work)
