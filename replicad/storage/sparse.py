@@ -70,14 +70,22 @@ class SparseBytes:
 
     def zero(self, offset: int, length: int, *, free: bool) -> None:
         """Make the range read as zeros; whole pages are dropped if `free`, else written with zeros."""
-        position, end = offset, min(offset + length, self.size)
+        end = min(offset + length, self.size)
+        if free:
+            whole_end = end // PAGE_BYTES if end < self.size else -(-end // PAGE_BYTES)
+            whole = range(-(-offset // PAGE_BYTES), whole_end)
+            # A hole of terabytes must not cost a step a page.
+            indices = list(whole) if len(whole) < len(self.pages) else [i for i in self.pages if i in whole]
+            for index in indices:
+                self._drop(index)
+        position = offset
         while position < end:
             index, start = divmod(position, PAGE_BYTES)
+            if free and index in whole:
+                position = whole.stop * PAGE_BYTES
+                continue
             step = min(PAGE_BYTES - start, end - position)
-            to_end_of_file = position + step == self.size
-            if free and start == 0 and (step == PAGE_BYTES or to_end_of_file):
-                self._drop(index)
-            elif index in self.pages or not free:
+            if index in self.pages or not free:
                 self._patch(index, start, memoryview(_ZEROS)[:step])
             position += step
 

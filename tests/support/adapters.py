@@ -5,10 +5,13 @@ To add one, write a context manager that yields a `Factory` and add it to `ADAPT
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -17,6 +20,7 @@ from replicad.storage.local import LocalShare
 from replicad.storage.memory import MemoryShare
 from replicad.storage.metered import MeteredShare
 from replicad.storage.port import Capabilities, Share
+from tests.support.filesystems import KINDS, mounted
 
 EVERYTHING = Capabilities(
     server_copy=True, sparse=True, zero=True, allocated_extents=True, hold=True, flush_directory=True
@@ -102,6 +106,26 @@ async def local_tree(directory: Path, capabilities: Capabilities = EVERYTHING) -
         await other.close()
 
 
+def _file_system(kind: str) -> Adapter:
+    @contextmanager
+    def session() -> Iterator[Factory]:
+        numbers = count()
+        with mounted(kind) as top:
+
+            @asynccontextmanager
+            async def tree() -> AsyncIterator[Tree]:
+                directory = top / f"나무 {next(numbers)}"
+                directory.mkdir()
+                async with local_tree(directory) as made:
+                    yield made
+                shutil.rmtree(directory)
+
+            yield tree
+
+    needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
+    return Adapter(f"local-{kind}", session, (pytest.mark.root, needs_root))
+
+
 def need(promised: bool) -> None:
     """Leave out a test of what the tree under test does not promise."""
     if not promised:
@@ -113,4 +137,5 @@ ADAPTERS = [
     Adapter("metered", _metered),
     Adapter("bare", _bare),
     Adapter("local", _local),
+    *(_file_system(kind) for kind in KINDS),
 ]

@@ -1,0 +1,42 @@
+"""Real file systems on loop devices. Root only."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_MAKE = {
+    "ext4": ["mkfs.ext4", "-q", "-F"],
+    "xfs": ["mkfs.xfs", "-q", "-f"],
+    "btrfs": ["mkfs.btrfs", "-q", "-f"],
+    "tmpfs": [],
+}
+KINDS = tuple(_MAKE)
+
+
+@contextmanager
+def mounted(kind: str, size_bytes: int = 512 * 1024 * 1024) -> Iterator[Path]:
+    """An empty file system of one of `KINDS`, unmounted and removed in the end. The image file is sparse."""
+    with tempfile.TemporaryDirectory(prefix=f"replicad-{kind}-") as directory:
+        image, where = Path(directory) / "image", Path(directory) / "mnt"
+        where.mkdir()
+        if kind == "tmpfs":
+            _run("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(where))
+        else:
+            with image.open("wb") as file:
+                file.truncate(size_bytes)
+            _run(*_MAKE[kind], str(image))
+            _run("mount", "-t", kind, "-o", "loop", str(image), str(where))
+        try:
+            yield where
+        finally:
+            # Lazily: a thread of a cancelled test may be in it for an instant more.
+            _run("umount", "-l", str(where))
+
+
+def _run(*command: str) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
