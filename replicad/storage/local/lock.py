@@ -17,8 +17,8 @@ from . import syscalls, tree
 from .file import Descriptor
 from .threads import Threads
 
-_TRIES = 4
-_PAUSE_S = 0.02
+_TRIES = 200
+_PAUSE_S = 0.005
 _NAMELESS = LockHolder(host="", machine_id="", boot_id="", pid=0, process_start="", since="")
 
 
@@ -76,16 +76,17 @@ def is_at(fd: int, root: str, path: str) -> bool:
 async def take(threads: Threads, root: str, path: str, subject: str, holder: LockHolder) -> LocalLock:
     """Take the lock, or LockedError with its holder's name."""
     content = holders.encode(holder)
-    for attempt in range(_TRIES):
-        # A lock found held is tried again shortly after: whoever asks for its holder has it for an instant.
-        if attempt:
-            await asyncio.sleep(_PAUSE_S)
+    for _ in range(_TRIES):
         fd = await threads.acquire("lock", subject, lambda: _try_take(root, path, content), _close)
         if fd is not None:
             return LocalLock(threads, root, path, subject, fd)
-    who = await read_holder(threads, root, path, subject)
-    answer = f"it is held by {holders.describe(who)}" if who else "others are taking it at this moment"
-    raise LockedError("lock", subject, answer, "Wait until it is done.")
+        who = await read_holder(threads, root, path, subject)
+        if who is not None:
+            answer = "others are taking it" if who == _NAMELESS else f"it is held by {holders.describe(who)}"
+            raise LockedError("lock", subject, answer, "Wait until it is done.")
+        # Whoever kept it from us has given it back, or only asked for its holder, which takes an instant.
+        await asyncio.sleep(_PAUSE_S)
+    raise LockedError("lock", subject, "others take it and give it back all the time", "Try again later.")
 
 
 def _try_take(root: str, path: str, content: bytes) -> int | None:

@@ -1,0 +1,223 @@
+"""Holds on local files, against real other processes."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from replicad.model.errors import BusyError, UnsupportedError
+from replicad.storage.local import LocalShare, syscalls
+from replicad.storage.port import CopyRange, OpenMode, ShareFile
+from tests.support.files import pattern, put
+from tests.support.processes import Other, other_process
+
+WRITER = """
+import os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY)   # waits while the file is held
+print("opened")
+os.pwrite(fd, b"written after the hold was given back", 0)
+print("written")
+sys.stdin.readline()
+"""
+MAPPER = """
+import mmap, os, sys
+fd = os.open(sys.argv[1], os.O_RDWR)
+shared = mmap.mmap(fd, 4096, mmap.MAP_SHARED, mmap.PROT_READ | mmap.PROT_WRITE)
+os.close(fd)
+print("mapped")
+sys.stdin.readline()
+shared.close()
+print("unmapped")
+sys.stdin.readline()
+"""
+TRUNCATER = """
+import os, sys
+os.truncate(sys.argv[1], 1)
+print("cut")
+sys.stdin.readline()
+"""
+SIZE = 3 * 1024 * 1024
+NAME = "디스크 1 🗄.vhdx"
+
+
+@asynccontextmanager
+async def share_with_disk(root: Path) -> AsyncIterator[LocalShare]:
+    share = LocalShare(str(root))
+    await put(share, NAME, pattern(SIZE))
+    try:
+        yield share
+    finally:
+        await share.close()
+
+
+async def line(other: Other) -> str:
+    return await asyncio.to_thread(other.line)
+
+
+async def until_busy(file: ShareFile) -> None:
+    """Read over and over: each read gives the old bytes whole or raises BusyError, and the first BusyError ends it."""
+    async with asyncio.timeout(30):
+        while True:
+            buffer = bytearray(SIZE)
+            try:
+                count = await file.read_into(buffer, 0)
+            except BusyError:
+                return
+            assert count == SIZE
+            assert buffer == pattern(SIZE)
+
+
+@pytest.mark.parametrize("script", [WRITER, TRUNCATER])
+async def test_a_writer_in_mid_hold_gets_in_and_no_read_after_that_succeeds(tmp_path: Path, script: str) -> None:
+    async with share_with_disk(tmp_path) as share, await share.open(NAME, OpenMode.HOLD) as held:
+        buffer = bytearray(10)
+        assert await held.read_into(buffer, 0) == 10
+        with other_process(script, str(tmp_path / NAME)) as writer:
+            await until_busy(held)
+            assert await line(writer) in ("opened", "cut")
+            for _ in range(3):
+                with pytest.raises(BusyError, match="디스크 1"):
+                    await held.read_into(buffer, 0)
+            for call in (held.identity, held.allocated_extents):
+                with pytest.raises(BusyError):
+                    await call()
+            async with await share.open("copy", OpenMode.CREATE) as copy:
+                with pytest.raises(BusyError):
+                    await copy.copy_from(held, [CopyRange(0, 0, 10)])
+
+
+async def test_a_writer_gets_in_soon_even_if_nobody_reads(tmp_path: Path) -> None:
+    async with share_with_disk(tmp_path) as share, await share.open(NAME, OpenMode.HOLD) as held:
+        with other_process(WRITER, str(tmp_path / NAME)) as writer:
+            # The kernel would let it in after 45 s.
+            async with asyncio.timeout(20):
+                assert await line(writer) == "opened"
+                assert await line(writer) == "written"
+            with pytest.raises(BusyError):
+                await held.read_into(bytearray(10), 0)
+
+
+async def test_the_process_outlives_a_broken_hold_whatever_signal_it_gets(tmp_path: Path) -> None:
+    script = f"""
+import asyncio, os, signal, sys
+from replicad.model.errors import BusyError
+from replicad.storage.local import LocalShare
+from replicad.storage.port import OpenMode
+
+async def main():
+    share = LocalShare({str(tmp_path)!r})
+    assert signal.getsignal(signal.SIGIO) is signal.SIG_DFL  # which would end this process
+    async with await share.open("disk", OpenMode.HOLD) as held:
+        print("held", flush=True)
+        try:
+            while True:
+                await held.read_into(bytearray(10), 0)
+        except BusyError:
+            print("busy", flush=True)
+    sys.stdin.readline()
+
+asyncio.run(main())
+"""
+    (tmp_path / "disk").write_bytes(b"0123456789")
+    with other_process(script) as holder:
+        assert await line(holder) == "held"
+        with other_process(WRITER, str(tmp_path / "disk")) as writer:
+            assert await line(writer) == "opened"
+            assert await line(holder) == "busy"
+            assert holder.process.poll() is None
+            holder.go_on()
+            assert holder.process.wait(30) == 0
+
+
+async def test_a_file_open_for_writing_elsewhere_is_refused_with_the_name_of_the_process(tmp_path: Path) -> None:
+    async with share_with_disk(tmp_path) as share:
+        with other_process(WRITER, str(tmp_path / NAME)) as writer:
+            assert await line(writer) == "opened"
+            assert await line(writer) == "written"
+            with pytest.raises(BusyError, match=rf"process {writer.pid} \(python.*\) has it open for writing"):
+                await share.open(NAME, OpenMode.HOLD)
+        # It was killed.
+        await (await share.open(NAME, OpenMode.HOLD)).close()
+
+
+async def test_a_file_that_is_only_mapped_for_writing_is_refused_too(tmp_path: Path) -> None:
+    async with share_with_disk(tmp_path) as share:
+        with other_process(MAPPER, str(tmp_path / NAME)) as mapper:
+            assert await line(mapper) == "mapped"
+            with pytest.raises(BusyError):
+                await share.open(NAME, OpenMode.HOLD)
+            mapper.go_on()
+            assert await line(mapper) == "unmapped"
+            await (await share.open(NAME, OpenMode.HOLD)).close()
+
+
+async def test_a_closed_hold_keeps_nobody_waiting(tmp_path: Path) -> None:
+    async with share_with_disk(tmp_path) as share:
+        for _ in range(20):
+            async with await share.open(NAME, OpenMode.HOLD) as held:
+                await held.read_into(bytearray(10), 0)
+            fd = os.open(tmp_path / NAME, os.O_WRONLY | os.O_NONBLOCK)
+            os.close(fd)
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="changing the user needs root")
+async def test_a_file_of_another_owner_is_unsupported_with_a_hint_and_not_busy() -> None:
+    script = """
+import asyncio, os, sys
+from replicad.model.errors import UnsupportedError
+from replicad.storage.local import LocalShare
+from replicad.storage.port import OpenMode
+
+async def main():
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    try:
+        await LocalShare(sys.argv[1]).open("disk", OpenMode.HOLD)
+    except UnsupportedError as error:
+        print(error, flush=True)
+
+asyncio.run(main())
+"""
+    with tempfile.TemporaryDirectory() as directory:
+        disk = Path(directory) / "disk"
+        disk.write_bytes(b"1")
+        disk.chmod(0o644)
+        disk.parent.chmod(0o755)
+        with other_process(script, directory) as other:
+            text = await line(other)
+    assert "it belongs to user 0" in text
+    assert "CAP_LEASE" in text
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP])
+async def test_a_file_system_without_leases_is_unsupported_with_a_hint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(fd: int) -> None:
+        raise OSError(number, "as NFS does")
+
+    monkeypatch.setattr(syscalls, "take_read_lease", refuse)
+    async with share_with_disk(tmp_path) as share:
+        with pytest.raises(UnsupportedError, match="consistency method"):
+            await share.open(NAME, OpenMode.HOLD)
+        # Nothing is left of the attempt.
+        async with await share.open(NAME, OpenMode.WRITE) as file:
+            await file.write(b"1", 0)
+
+
+async def test_no_signal_handler_is_touched(tmp_path: Path) -> None:
+    before = {number: signal.getsignal(number) for number in (signal.SIGIO, signal.SIGURG)}
+    async with share_with_disk(tmp_path) as share, await share.open(NAME, OpenMode.HOLD) as held:
+        with other_process(WRITER, str(tmp_path / NAME)):
+            await until_busy(held)
+    assert {number: signal.getsignal(number) for number in before} == before
