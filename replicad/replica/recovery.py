@@ -68,34 +68,45 @@ async def settle(replica: Replica, latest: RecoveryPoint) -> None:
     No cycle may be pending.
     """
     share, layout = replica.share, replica.layout
-    changed_dirs: set[str] = set()
+    there = await _names_beside(replica, [*(d.path for d in latest.disks), *(r.path for r in latest.removed)])
+    renames: list[tuple[str, str]] = []
     for disk in latest.disks:
         own = layout.disk(disk.path)
-        working = layout.initial(disk.path) if disk.change is Change.INITIAL else layout.updating(disk.path)
-        if disk.change is not Change.UNCHANGED and await _rename_if_there(replica, working, own):
-            changed_dirs.add(parent(own))
+        working = [layout.updating(disk.path), *([layout.initial(disk.path)] if disk.change is Change.INITIAL else [])]
+        renames += [(path, own) for path in working if path in there]
     for removed in latest.removed:
-        own = layout.disk(removed.path)
-        if await _rename_if_there(replica, own, layout.removed(latest.number, removed.path)):
-            changed_dirs.update((parent(own), layout.point_dir(latest.number)))
+        if layout.disk(removed.path) in there:
+            renames.append((layout.disk(removed.path), layout.removed(latest.number, removed.path)))
         manifest = layout.manifest(removed.path, removed.manifest.point)
-        if await _rename_if_there(replica, manifest, layout.removed_manifest(latest.number, removed.path)):
-            changed_dirs.update((layout.manifests_dir, layout.point_dir(latest.number)))
-    for directory in sorted(changed_dirs):
+        if manifest in there:
+            renames.append((manifest, layout.removed_manifest(latest.number, removed.path)))
+    for source, target in renames:
+        if target in there:
+            raise ConflictError(
+                "give", f"{share.name}/{source}", f"its place {target!r} is taken by a file that is not replicad's",
+                "Move that file away, then run the same command again.",
+            )  # fmt: skip
+        await share.rename(source, target)
+    for directory in sorted({parent(path) for rename in renames for path in rename}):
         await share.flush_directory(directory)
     await _drop_old_manifests(replica, latest)
+    await _drop_journals(replica, latest)
 
 
-async def _rename_if_there(replica: Replica, source: str, target: str) -> bool:
-    if not await exists(replica.share, source):
-        return False
-    if await exists(replica.share, target):
-        raise ConflictError(
-            "give", f"{replica.share.name}/{source}", f"its place {target!r} is taken by a file that is not replicad's",
-            "Move that file away, then run the same command again.",
-        )  # fmt: skip
-    await replica.share.rename(source, target)
-    return True
+async def _drop_journals(replica: Replica, latest: RecoveryPoint) -> None:
+    """What only an interrupted cycle needs: its record, and the logs of disks that had no state before."""
+    layout, directory = replica.layout, replica.layout.point_dir(latest.number)
+    wanted = {layout.undo(directory, d.path) for d in latest.disks if d.undo is not None}
+    for entry in await replica.share.list(directory):
+        path = join(directory, entry.name)
+        if path == layout.cycle_record(directory) or (undo_path(entry.name) and path not in wanted):
+            await replica.share.remove(path)
+
+
+async def _names_beside(replica: Replica, paths: list[str]) -> set[str]:
+    """The paths of everything in the directories of these disks, and in that of the manifests."""
+    directories = {replica.layout.manifests_dir, *(parent(replica.layout.disk(path)) for path in paths)}
+    return {join(d, entry.name) for d in directories for entry in await replica.share.list(d)}
 
 
 async def _drop_old_manifests(replica: Replica, latest: RecoveryPoint) -> None:

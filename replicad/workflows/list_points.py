@@ -1,0 +1,29 @@
+"""Listing a replica's recovery points."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicad.model.points import RecoveryPoint
+from replicad.replica.directory import list_numbers, read_point, require_replica
+from replicad.storage.port import Share
+
+
+@dataclass(frozen=True, slots=True)
+class PointList:
+    """`points` ascending; `pending` is the number of a cycle that is under way or was interrupted."""
+
+    vm: str
+    points: tuple[RecoveryPoint, ...]
+    pending: int | None
+
+
+async def list_points(share: Share, vm_dir: str) -> PointList:
+    """Every committed point of the replica in `vm_dir`. Takes no lock: committed points don't change.
+
+    NotFoundError if there is no replica; IntegrityError if a record is damaged.
+    """
+    replica = await require_replica(share, vm_dir)
+    numbers = await list_numbers(replica)
+    points = [await read_point(replica, number) for number in numbers.committed]
+    return PointList(replica.record.vm, tuple(points), numbers.pending)

@@ -1,0 +1,113 @@
+"""Verification and repair of replicas in memory."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+from replicad.model.errors import IntegrityError
+from replicad.model.names import join
+from replicad.replica.layout import Layout
+from replicad.storage.port import OpenMode, Share
+from replicad.workflows.repair import verify_and_repair
+from replicad.workflows.verify import verify
+from tests.support.world import CHUNK, VM, World, digests, memory_world, read_tree
+
+
+async def _flip(share: Share, path: str, offset: int, bits: int = 1) -> None:
+    async with await share.open(path, OpenMode.WRITE) as file:
+        buffer = bytearray(1)
+        await file.read_into(buffer, offset)
+        await file.write(bytes([buffer[0] ^ bits]), offset)
+
+
+async def _three_points(world: World) -> None:
+    random = Random(3)
+    data = random.randbytes(4 * CHUNK + 100) + bytes(2 * CHUNK)
+    await world.put("웹 disk.vhd", data)
+    await world.put("gone.vhd", random.randbytes(CHUNK))
+    await world.sync()
+    await world.put("웹 disk.vhd", data[:CHUNK] + random.randbytes(CHUNK) + data[2 * CHUNK :] + b"tail")
+    await world.drop("gone.vhd")
+    await world.sync()
+    await world.put("웹 disk.vhd", data)
+    await world.sync()
+
+
+async def test_sound_replica_verifies_without_damage() -> None:
+    async with memory_world() as world:
+        await _three_points(world)
+        found = await verify(world.replica, VM, None, world.context())
+        assert (found.damages, found.points) == ([], [1, 2, 3])
+        assert found.read_bytes > 6 * CHUNK
+        for number in (1, 2, 3):
+            assert (await verify(world.replica, VM, number, world.context())).damages == []
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_any_flipped_byte_is_found_and_its_file_named(seed: int) -> None:
+    async with memory_world(seed) as world:
+        await _three_points(world)
+        random = Random(seed)
+        files = await read_tree(world.replica)
+        for path, data in files.items():
+            places = {0, len(data) - 1, *(random.randrange(len(data)) for _ in range(5))}
+            for offset in sorted(places):
+                bits = 1 << random.randrange(8)
+                await _flip(world.replica, path, offset, bits)
+                try:
+                    found = await verify(world.replica, VM, None, world.context())
+                except IntegrityError as error:
+                    assert path in str(error) or VM in str(error)
+                else:
+                    assert any(d.file == path for d in found.damages), f"{path} byte {offset}: {found.damages}"
+                await _flip(world.replica, path, offset, bits)
+        assert (await verify(world.replica, VM, None, world.context())).damages == []
+
+
+async def test_repair_takes_the_chunk_from_the_source_if_it_still_has_it() -> None:
+    async with memory_world() as world:
+        await _three_points(world)
+        before = await read_tree(world.replica)
+        path = Layout(VM).disk("웹 disk.vhd")
+        await _flip(world.replica, path, 3 * CHUNK + 5)
+        await _flip(world.replica, path, 5 * CHUNK + 5)  # among zeros: needs no source
+        found = await verify_and_repair(world.replica, VM, world.change_source(), world.context())
+        assert [(d.file, d.chunks, d.repaired) for d in found.damages] == [(path, (3, 5), True)]
+        assert digests(await read_tree(world.replica)) == digests(before)
+
+
+async def test_repair_says_what_the_source_no_longer_has() -> None:
+    async with memory_world() as world:
+        await _three_points(world)
+        path = Layout(VM).disk("웹 disk.vhd")
+        await _flip(world.replica, path, 3 * CHUNK + 5)
+        await world.put("웹 disk.vhd", bytes(CHUNK))
+        found = await verify_and_repair(world.replica, VM, world.change_source(), world.context())
+        assert [(d.file, d.repaired) for d in found.damages] == [(path, False)]
+        assert join(Layout(VM).disks_dir, "웹 disk.vhd") in await read_tree(world.replica)
+
+
+async def test_repair_makes_a_damaged_manifest_anew_from_the_disk() -> None:
+    async with memory_world() as world:
+        await _three_points(world)
+        before = await read_tree(world.replica)
+        for place in (10, 4096 + 3, 2 * 4096 + 20):
+            path = Layout(VM).manifest("웹 disk.vhd", 3)
+            await _flip(world.replica, path, place)
+            found = await verify_and_repair(world.replica, VM, world.change_source(), world.context())
+            assert [(d.file, d.repaired) for d in found.damages] == [(path, True)]
+            assert digests(await read_tree(world.replica)) == digests(before)
+
+
+async def test_damaged_undo_log_costs_older_points_only() -> None:
+    async with memory_world() as world:
+        await _three_points(world)
+        layout = Layout(VM)
+        await _flip(world.replica, layout.undo(layout.point_dir(3), "웹 disk.vhd"), 2 * 4096 + 7)
+        found = await verify(world.replica, VM, None, world.context())
+        assert [(d.costs, d.repaired) for d in found.damages] == [("points before 3", False)]
+        assert digests(await world.restored(3)) == digests(world.history[3])
+        with pytest.raises(IntegrityError, match="chunk 1 of"):
+            await world.restored(2)
