@@ -234,6 +234,7 @@ class MemoryShare:
         volatile: bool = False,
     ) -> None:
         self._name = name
+        self._dead = False
         self.tree = Tree(
             case_sensitive=case_sensitive,
             most_pages=None if capacity_bytes is None else capacity_bytes // PAGE_BYTES,
@@ -252,7 +253,11 @@ class MemoryShare:
         return join(self._name, path)
 
     def die(self) -> None:
-        """What the death of this host's process does: its open files are closed and its locks are free."""
+        """What the death of this host's process does: its open files are closed and its locks are free.
+
+        Nothing takes effect through this view from then on, calls under way included; use another `view()`.
+        """
+        self._dead = True
         for node in self.tree.files():
             for opener in [o for o in node.openers if o.share is self]:
                 opener.lose()
@@ -386,6 +391,8 @@ class MemoryShare:
 
     async def _turn(self, path: str, *, below_root: str = "") -> None:
         await asyncio.sleep(0)
+        if self._dead:
+            raise UnreachableError("use", self.subject(path), "the process of this host is dead")
         check_path(path)
         if below_root and not path:
             raise InvalidNameError(below_root, self.subject(path), "it is the root of the share")
