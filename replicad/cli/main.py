@@ -1,0 +1,93 @@
+"""The command line: one module a verb, imported when the verb is used and not before.
+
+A verb's module has a click command named `command`; what that returns is the exit code (None: 0). Results go to
+stdout, and with `--json` nothing else does; everything said to a person goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+import click
+
+from replicad import __version__
+
+# verb: (module, help). Help is kept here so that `replicad --help` imports no verb.
+VERBS: dict[str, tuple[str, str]] = {
+    "check-config": ("replicad.cli.check_config", "Say what is wrong in the configuration, or nothing."),
+    "schema": ("replicad.cli.schema", "Print the JSON Schema of the configuration, for editors."),
+}
+
+
+class Verbs(click.Group):
+    """A group that knows its commands by name and imports only the one that is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command = import_module(VERBS[cmd_name][0]).command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{VERBS[cmd_name][0]}.command is no click command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        verb = args[0] if args else ""
+        if verb and not verb.startswith("-") and verb not in VERBS:
+            close = get_close_matches(verb, VERBS, n=1)
+            hint = f"did you mean '{close[0]}'?" if close else "'replicad --help' lists the verbs."
+            ctx.fail(f"there is no verb '{verb}'; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl([(verb, text) for verb, (_, text) in VERBS.items()])
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]}, subcommand_metavar="VERB [ARGS]...")
+@click.option("--debug", is_flag=True, help="Show the traceback of an unexpected error ($REPLICAD_DEBUG=1).")
+@click.version_option(__version__, prog_name="replicad", message="%(prog)s %(version)s")
+@click.pass_context
+def group(ctx: click.Context, debug: bool) -> None:
+    """Keep replicas of virtual-machine disks on SMB 3 shares, with recovery points to go back to.
+
+    Exit codes: 0 done; 1 failed; 2 usage or configuration; 3 partly done or damage found; 5 try again later;
+    10 not found; 11 locked by another; 12 sign-in or access refused; 130 interrupted.
+    """
+    ctx.obj["debug"] = debug
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code. Errors become sentences on stderr here and nowhere else."""
+    flags = {"debug": False}
+    try:
+        result = group.main(args=arguments, prog_name="replicad", standalone_mode=False, obj=flags)
+        code = result if isinstance(result, int) else 0
+    except BaseException as error:  # noqa: BLE001 - every way to end a command is told and turned into its exit code here
+        from .failures import tell
+
+        code = tell(error, debug=flags["debug"] or os.environ.get("REPLICAD_DEBUG", "") not in ("", "0"))
+    return _flushed(code)
+
+
+def _flushed(code: int) -> int:
+    """The exit code once stdout has been delivered; quietly 1 if nobody reads it any more."""
+    if sys.stdout is None:
+        return code
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        # The interpreter flushes once more at its end: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"replicad: cannot write the output: {error.strerror}", file=sys.stderr)
+        return code or 1
+    return code

@@ -1,0 +1,71 @@
+"""Facts for people and for programs, on stdout."""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import click
+
+from replicad.model.errors import PermanentError
+from replicad.model.names import printable
+
+
+def human_bytes(count: int) -> str:
+    """`512 B`, `1.5 KiB`, `640 GiB`: three digits say enough."""
+    value, power = float(count), 0
+    while value >= 999.5 and power < 5:
+        value, power = value / 1024, power + 1
+    number = f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+    return f"{number.removesuffix('.0')} {('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power]}"
+
+
+def human_duration(seconds: float) -> str:
+    """`340 ms`, `2.4 s`, `5m 20s`, `1h 30m`, `3d 4h`."""
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    rest = round(seconds)
+    for unit_s, unit, smaller_s, smaller in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
+        if rest >= unit_s:
+            count, below = divmod(rest, unit_s)
+            return f"{count}{unit} {below // smaller_s}{smaller}" if below >= smaller_s else f"{count}{unit}"
+    return f"{rest}s"
+
+
+def print_line(text: str) -> None:
+    """Text and a newline on stdout. PermanentError if it can't be written; BrokenPipeError if nobody reads it."""
+    try:
+        click.echo(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise PermanentError("write", "the output", error.strerror or type(error).__name__) from error
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    print_line(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:
+    """Columns that line up, also with wide characters; those in `right` are aligned to the right."""
+    lines = [[printable(cell) for cell in row] for row in (headers, *rows)]
+    widths = [max(width(line[n]) for line in lines) for n in range(len(headers))]
+    for line in lines:
+        cells = []
+        for n, cell in enumerate(line):
+            padding = " " * (widths[n] - width(cell))
+            cells.append(padding + cell if n in right else cell + padding)
+        print_line("  ".join(cells).rstrip())
+
+
+def width(text: str) -> int:
+    """How many columns of a terminal a text takes."""
+    return sum(
+        0 if unicodedata.category(c) in ("Mn", "Me", "Cf") else 2 if unicodedata.east_asian_width(c) in "WF" else 1
+        for c in text
+    )

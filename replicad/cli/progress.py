@@ -1,0 +1,110 @@
+"""Showing how long work goes on: a bar on a terminal, plain lines anywhere else. All of it on stderr."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TextIO
+
+from replicad.model.names import printable
+from replicad.model.progress import Advanced, Observer, PhaseStarted, ProgressEvent, Warned
+
+from .output import human_bytes, human_duration
+
+LINE_INTERVAL_S = 5.0
+
+
+@contextmanager
+def showing_progress(stream: TextIO | None = None) -> Iterator[Observer]:
+    """An observer that shows what it is told for as long as the context lasts."""
+    stream = stream or sys.stderr
+    if stream.isatty() and os.environ.get("TERM", "") != "dumb":
+        with _bar(stream) as observe:
+            yield observe
+    else:
+        yield ProgressLines(stream, time.monotonic)
+
+
+class ProgressLines:
+    """One line when a phase begins, then at most one every five seconds."""
+
+    def __init__(self, stream: TextIO, clock: Callable[[], float]) -> None:
+        self._stream = stream
+        self._clock = clock
+        self._name = ""
+        self._total_bytes: int | None = None
+        self._done_bytes = 0
+        self._began_s = self._said_s = 0.0
+
+    def __call__(self, event: ProgressEvent) -> None:
+        match event:
+            case PhaseStarted(name, total_bytes):
+                self._name, self._total_bytes, self._done_bytes = name, total_bytes, 0
+                self._began_s = self._said_s = self._clock()
+                self._say(name if total_bytes is None else f"{name}: {human_bytes(total_bytes)}")
+            case Advanced(done_bytes):
+                self._done_bytes += done_bytes
+                now_s = self._clock()
+                if now_s - self._said_s >= LINE_INTERVAL_S:
+                    self._said_s = now_s
+                    self._say(self._state(now_s - self._began_s))
+            case Warned(text):
+                self._say(f"warning: {text}")
+
+    def _state(self, elapsed_s: float) -> str:
+        rate = self._done_bytes / elapsed_s
+        if not self._total_bytes:
+            return f"{self._name}: {human_bytes(self._done_bytes)}, {human_bytes(int(rate))}/s"
+        left_bytes = max(self._total_bytes - self._done_bytes, 0)
+        share = min(self._done_bytes * 100 // self._total_bytes, 100)
+        left = f", {human_duration(round(left_bytes / rate))} left" if rate and left_bytes else ""
+        return (
+            f"{self._name}: {human_bytes(self._done_bytes)} of {human_bytes(self._total_bytes)} ({share} %), "
+            f"{human_bytes(int(rate))}/s{left}"
+        )
+
+    def _say(self, text: str) -> None:
+        print(printable(text), file=self._stream, flush=True)
+
+
+@contextmanager
+def _bar(stream: TextIO) -> Iterator[Observer]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    progress = Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        DownloadColumn(binary_units=True),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=Console(file=stream),
+    )
+    task: TaskID | None = None
+
+    def observe(event: ProgressEvent) -> None:
+        nonlocal task
+        match event:
+            case PhaseStarted(name, total_bytes):
+                if task is not None:
+                    progress.stop_task(task)
+                task = progress.add_task(printable(name), total=total_bytes)
+            case Advanced(done_bytes):
+                if task is not None:
+                    progress.advance(task, done_bytes)
+            case Warned(text):
+                progress.console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+
+    with progress:
+        yield observe

@@ -1,0 +1,36 @@
+"""Running a coroutine as a command: a signal cancels it, and it cleans up before the process ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def run_async(work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`. SIGINT and SIGTERM cancel it; when it has cleaned up KeyboardInterrupt or CancelledError
+    is raised (both end in exit code 130). A second signal does not wait for the cleaning up.
+    """
+    with asyncio.Runner() as runner:
+        return runner.run(_cancelled_by_sigterm(work))
+
+
+async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def cancel() -> None:
+        loop.remove_signal_handler(signal.SIGTERM)  # the next one ends the process at once
+        if task is not None:
+            task.cancel()
+
+    try:
+        loop.add_signal_handler(signal.SIGTERM, cancel)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return await work  # Windows has no such signals, and only the main thread can take them
+    try:
+        return await work
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)

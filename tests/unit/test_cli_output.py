@@ -1,0 +1,115 @@
+"""Figures for people, tables, and progress where there is no terminal and where there is one."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import pytest
+
+from replicad.cli.output import human_bytes, human_duration, print_json, print_table, width
+from replicad.cli.progress import ProgressLines, showing_progress
+from replicad.model.progress import Advanced, PhaseStarted, Warned
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1 KiB"), (1536, "1.5 KiB"), (MIB - 1, "1 MiB"),
+     (12 * MIB + MIB // 2, "12.5 MiB"), (640 << 30, "640 GiB"), (1023 << 30, "1 TiB"),
+     (64 << 40, "64 TiB"), (5000 << 50, "5000 PiB")],
+)  # fmt: skip
+def test_bytes_are_told_in_three_digits(count: int, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 ms"), (0.34, "340 ms"), (0.9999, "1.0 s"), (2.4, "2.4 s"), (59.96, "1m"), (60, "1m"), (320, "5m 20s"),
+     (3_600, "1h"), (5_400, "1h 30m"), (7_259, "2h"), (273_600, "3d 4h")],
+)  # fmt: skip
+def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
+    assert human_duration(seconds) == text
+
+
+def test_columns_line_up_with_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["VM", "SIZE"], [["회계 서버", "1 B"], ["web\x1b[2J", "12 KiB"], ["🙂", ""]], right=[1])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["VM           SIZE", "회계 서버     1 B", "web\ufffd[2J    12 KiB", "🙂"]
+    assert len({width(line) for line in lines[:3]}) == 1
+
+
+def test_json_is_readable_in_any_script(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"vm": "회계"})
+    out = capsys.readouterr().out
+    assert json.loads(out) == {"vm": "회계"}
+    assert "회계" in out
+
+
+def test_lines_come_once_a_phase_and_at_most_every_five_seconds() -> None:
+    now_s = 100.0
+    out = io.StringIO()
+    observe = ProgressLines(out, lambda: now_s)
+    observe(PhaseStarted("initial copy", 100 * MIB))
+    for _ in range(12):
+        now_s += 1.0
+        observe(Advanced(5 * MIB))
+    observe(PhaseStarted("reading\x1b[2J"))
+    now_s += 6.0
+    observe(Advanced(12 * MIB))
+    observe(Warned("clock went\nbackwards"))
+    assert out.getvalue().splitlines() == [
+        "initial copy: 100 MiB",
+        "initial copy: 25 MiB of 100 MiB (25 %), 5 MiB/s, 15.0 s left",
+        "initial copy: 50 MiB of 100 MiB (50 %), 5 MiB/s, 10.0 s left",
+        "reading\ufffd[2J",
+        "reading\ufffd[2J: 12 MiB, 2 MiB/s",
+        "warning: clock went\ufffdbackwards",
+    ]
+
+
+def test_more_than_announced_is_no_more_than_all() -> None:
+    now_s = 0.0
+    out = io.StringIO()
+    observe = ProgressLines(out, lambda: now_s)
+    observe(PhaseStarted("copy", MIB))
+    now_s = 10.0
+    observe(Advanced(2 * MIB))
+    assert out.getvalue().splitlines()[-1] == "copy: 2 MiB of 1 MiB (100 %), 205 KiB/s"
+
+
+def test_plain_lines_are_used_where_there_is_no_terminal() -> None:
+    out = io.StringIO()
+    with showing_progress(out) as observe:
+        observe(PhaseStarted("copy", MIB))
+        observe(Advanced(MIB))
+    assert out.getvalue() == "copy: 1 MiB\n"
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = _Terminal()
+    with showing_progress(out) as observe:
+        observe(Advanced(1))  # before any phase: nothing to show it on
+        observe(PhaseStarted("initial [bold]copy", 10 * MIB))
+        observe(Advanced(10 * MIB))
+        observe(PhaseStarted("reading"))
+        observe(Warned("the clock of \\\\nas1\\[red] is 3 s ahead"))
+    text = out.getvalue()
+    assert "initial [bold]copy" in text
+    assert "10.0/10.0 MiB" in text
+    assert "warning: the clock of \\\\nas1\\[red] is 3 s ahead" in text
+
+
+def test_a_terminal_that_can_do_nothing_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = _Terminal()
+    with showing_progress(out) as observe:
+        observe(PhaseStarted("copy", MIB))
+    assert out.getvalue() == "copy: 1 MiB\n"
