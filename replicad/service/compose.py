@@ -1,0 +1,145 @@
+"""The composition root: the one place that names concrete adapters and ties them to the configuration."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from replicad.model.address import Address, LocalAddress, SmbAddress
+from replicad.model.errors import ConfigError
+from replicad.model.names import folded
+from replicad.model.progress import Observer, Warned, nobody
+from replicad.settings import Server, Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from replicad.storage.port import Share
+    from replicad.storage.smb import Endpoint, SmbPool
+
+
+@dataclass(frozen=True, slots=True)
+class OneOffCredentials:
+    """What was typed for one command, in place of a configuration or on top of it; None where nothing was.
+
+    Without `username` the sign-in is Kerberos, where the configuration does not say another.
+    """
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    encryption_required: bool | None = None
+    port: int | None = None
+
+
+class Shares:
+    """Opens shares by their address, with one connection to each server. Use as `async with`.
+
+    What is left open is closed at the end. Passwords are read at each sign-in; `observe` hears warnings about
+    them, each one once.
+    """
+
+    def __init__(
+        self, settings: Settings | None, credentials: OneOffCredentials | None = None, observe: Observer = nobody
+    ) -> None:
+        self._settings = settings
+        self._credentials = credentials
+        self._observe = observe
+        self._warned: set[str] = set()
+        self._pools: dict[str, SmbPool] = {}
+        self._open = AsyncExitStack()
+
+    async def open(self, address: Address) -> Share:
+        """The share at `address`; whether the directory itself is there shows at the first use.
+
+        Raises ConfigError for a server that is neither configured nor given credentials for, or whose password
+        can't be read, and whatever connecting raises.
+        """
+        if isinstance(address, LocalAddress):
+            return await self._open_local(address)
+        return await self._open_smb(address)
+
+    async def close(self) -> None:
+        """Close every share and connection."""
+        self._pools.clear()
+        await self._open.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def _open_local(self, address: LocalAddress) -> Share:
+        from replicad.storage.local import LocalShare
+
+        share = LocalShare(address.path)
+        self._open.push_async_callback(share.close)
+        return share
+
+    async def _open_smb(self, address: SmbAddress) -> Share:
+        from replicad.storage.smb import SmbPool
+
+        key = folded(address.server)
+        pool = self._pools.get(key)
+        if pool is None:
+            # A pool for each server: servers of one-off credentials are not known before they are asked for.
+            pool = SmbPool({address.server: self.endpoint(address.server)})
+            self._pools[key] = pool
+            self._open.push_async_callback(pool.close)
+        return await pool.share(address)
+
+    def endpoint(self, server: str) -> Endpoint:
+        """Where a server is and who signs in: what was typed, else what is configured, else the name itself."""
+        from replicad.storage.smb import Endpoint
+
+        configured = self._settings.server(server) if self._settings else None
+        typed = self._credentials
+        if configured is None and typed is None:
+            raise self._unknown(server)
+        typed = typed or OneOffCredentials()
+        known = configured or Server(server, host=server)
+        username, password = known.username, self._password_of(known)
+        if configured is None or typed.username is not None:
+            username, password = typed.username, _given(typed.password)
+        return Endpoint(
+            name=server,
+            host=known.host,
+            port=typed.port or known.port,
+            username=username,
+            password=password,
+            encryption_required=(
+                known.encryption_required if typed.encryption_required is None else typed.encryption_required
+            ),
+        )
+
+    def _unknown(self, server: str) -> ConfigError:
+        where = f"it is not described in {self._settings.file}" if self._settings else "there is no configuration"
+        return ConfigError("use", f"server {server}", where, f"Add '{server}: {{address: {server}}}' under 'servers:'.")
+
+    def _password_of(self, server: Server) -> Callable[[], Awaitable[str]] | None:
+        from . import passwords
+
+        if path := server.password_file:
+            return lambda: passwords.from_file(path, server.name, self._warn)
+        if command := server.password_command:
+            return lambda: passwords.from_command(command, server.name)
+        return None
+
+    def _warn(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            self._observe(Warned(text))
+
+
+def _given(password: str | None) -> Callable[[], Awaitable[str]] | None:
+    if password is None:
+        return None
+
+    async def give() -> str:
+        return password
+
+    return give

@@ -1,0 +1,151 @@
+"""Where passwords come from: a file, or the output of a program. They are read when they are needed and never kept."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import stat
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from replicad.model.errors import ConfigError, TimedOutError, TransientError
+
+Warn = Callable[[str], None]
+
+TIMEOUT_S = 30.0
+MAX_PASSWORD_BYTES = 64 << 10
+
+
+async def from_file(path: Path, server: str, warn: Warn) -> str:
+    """The password in a file, read on a thread of its own. Raises ConfigError, or TimedOutError after 30 seconds."""
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="replicad-password")
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await asyncio.get_running_loop().run_in_executor(executor, read_file, path, server, warn)
+    except TimeoutError:
+        raise TimedOutError(
+            "read", _subject(server), f"{path} gave nothing within {TIMEOUT_S:.0f} s", "Check the file system it is on."
+        ) from None
+    finally:
+        executor.shutdown(wait=False)
+
+
+def read_file(path: Path, server: str, warn: Warn) -> str:
+    """The password in a file, without one newline at its end. Warns if others than its owner can read it.
+
+    Raises ConfigError if there is none to be had: missing, unreadable, empty, no text, or more than one line.
+    """
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(MAX_PASSWORD_BYTES + 1)
+    except OSError as error:
+        answer = f"{path} can't be read ({error.strerror})"
+        raise ConfigError("read", _subject(server), answer, "Check the path, its owner and its mode.") from None
+    if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o077:
+        warn(
+            f"the password file {path} is open to others than its owner (mode {stat.S_IMODE(mode):o}); "
+            f"run: chmod 600 {path}"
+        )
+    return _one_line(data, server, str(path))
+
+
+async def from_command(command: Sequence[str], server: str, timeout_s: float = TIMEOUT_S) -> str:
+    """The password that a program prints, without one newline at its end.
+
+    The program is started without a shell, with nothing on its stdin; neither its output nor what it says on stderr is
+    shown or logged. Raises ConfigError if it can't be started or prints no password, TransientError if it fails,
+    TimedOutError if it goes on for longer than `timeout_s`; it never outlives this call.
+    """
+    program = command[0]
+    output = _Output()
+    try:
+        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+            lambda: output,
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.DEVNULL,
+            start_new_session=os.name == "posix",
+        )
+    except (OSError, ValueError) as error:
+        answer = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise ConfigError(
+            "read", _subject(server), f"{program} can't be started ({answer})", "Check password_command."
+        ) from None
+    try:
+        async with asyncio.timeout(timeout_s):
+            await output.complete.wait()
+            if len(output.data) <= MAX_PASSWORD_BYTES:
+                await output.exited.wait()
+    except TimeoutError:
+        raise TimedOutError(
+            "read", _subject(server), f"{program} did not end within {timeout_s:g} s", "Run it by hand to see why."
+        ) from None
+    finally:
+        await _end(transport, output)
+    if len(output.data) <= MAX_PASSWORD_BYTES and (status := transport.get_returncode()) != 0:
+        raise TransientError(
+            "read", _subject(server), f"{program} ended with status {status}", "Run it by hand to see why."
+        )
+    return _one_line(bytes(output.data), server, f"the output of {program}")
+
+
+class _Output(asyncio.SubprocessProtocol):
+    """Gathers what a program prints. `complete` is set at the end of its output, or once that is too long."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.complete = asyncio.Event()
+        self.exited = asyncio.Event()
+
+    def pipe_data_received(self, fd: int, data: bytes) -> None:
+        if len(self.data) <= MAX_PASSWORD_BYTES:
+            self.data += data
+        else:
+            self.complete.set()
+
+    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
+        self.complete.set()
+
+    def process_exited(self) -> None:
+        self.exited.set()
+
+
+async def _end(transport: asyncio.SubprocessTransport, output: _Output) -> None:
+    """Kill what still runs, with whatever it has started in its session, and wait until it is gone."""
+    try:
+        if transport.get_returncode() is None:
+            with suppress(ProcessLookupError):
+                if os.name == "posix":
+                    os.killpg(transport.get_pid(), signal.SIGKILL)
+                else:
+                    transport.kill()
+            await output.exited.wait()
+    finally:
+        transport.close()
+
+
+def _one_line(data: bytes, server: str, where: str) -> str:
+    def refuse(answer: str) -> ConfigError:
+        return ConfigError("read", _subject(server), answer, "It must hold the password and nothing else.")
+
+    if len(data) > MAX_PASSWORD_BYTES:
+        raise refuse(f"{where} is longer than {MAX_PASSWORD_BYTES >> 10} KiB")
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        raise refuse(f"{where} is not UTF-8") from None
+    text = text.removesuffix("\n").removesuffix("\r")
+    if not text:
+        raise refuse(f"{where} is empty")
+    if "\n" in text or "\0" in text:
+        raise refuse(f"{where} has more than one line" if "\n" in text else f"{where} holds a NUL")
+    return text
+
+
+def _subject(server: str) -> str:
+    return f"the password for server {server}"
