@@ -221,3 +221,25 @@ async def test_no_signal_handler_is_touched(tmp_path: Path) -> None:
         with other_process(WRITER, str(tmp_path / NAME)):
             await until_busy(held)
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+async def test_bytes_read_while_the_hold_was_lost_are_never_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_read, during = os.preadv, 0
+
+    def read_late(fd: int, buffers: list[memoryview], offset: int) -> int:
+        # The hold stood when this read began. Now a writer comes, is let in, and writes.
+        nonlocal during
+        with other_process(WRITER, str(tmp_path / NAME)) as writer:
+            assert (writer.line(), writer.line()) == ("opened", "written")
+        during += 1
+        return really_read(fd, buffers, offset)
+
+    async with share_with_disk(tmp_path) as share, await share.open(NAME, OpenMode.HOLD) as held:
+        monkeypatch.setattr(os, "preadv", read_late)
+        buffer = bytearray(7)
+        with pytest.raises(BusyError):
+            await held.read_into(buffer, 0)
+        assert during == 1
+        assert buffer == b"written"
