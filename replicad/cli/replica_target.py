@@ -1,0 +1,99 @@
+"""Which replica a verb is about: that of a configured virtual machine, or the one that `--replica` names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from replicad.model.address import Address, LocalAddress, SmbAddress, parse_address
+from replicad.model.errors import ConfigError
+from replicad.model.names import last_part, parent
+from replicad.model.progress import Observer
+
+from .options import SignIn, load_configuration, load_configuration_if_any
+
+if TYPE_CHECKING:
+    from replicad.service.compose import OneOffCredentials, Shares
+    from replicad.settings import Settings, VirtualMachine
+    from replicad.storage.port import Share
+    from replicad.workflows.context import Context
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaTarget:
+    """`share` is what the replica's directory `vm_dir` lies in; `machine` is None if only the replica is known."""
+
+    settings: Settings | None
+    machine: VirtualMachine | None
+    share: Address
+    vm_dir: str
+
+
+def find_target(vm: str | None, replica: str | None, config: Path | None) -> ReplicaTarget:
+    """Exactly one of VM and `--replica` must be given. Raises click.UsageError, ConfigError, NotFoundError."""
+    if replica is not None:
+        address = locate_replica(replica)
+        needs_servers = isinstance(address, SmbAddress) or config is not None
+        settings = load_configuration_if_any(config) if needs_servers else None
+        share, vm_dir = _split(address, replica)
+        if vm is not None and vm != vm_dir:
+            raise click.UsageError(f"give VM or --replica: {replica!r} is the replica of {vm_dir!r}, not of {vm!r}")
+        return ReplicaTarget(settings, None, share, vm_dir)
+    if vm is None:
+        raise click.UsageError("say which virtual machine: its name, or --replica SHARE/VM")
+    from replicad.service.machines import find_machine
+
+    settings = load_configuration(config)
+    machine = find_machine(settings, vm)
+    return ReplicaTarget(settings, machine, machine.replica, machine.name)
+
+
+def locate_replica(text: str) -> Address:
+    """The directory that somebody typed; a local one may be relative. Raises ConfigError."""
+    if text.startswith(("\\\\", "//")) or text.lower().startswith("smb://"):
+        return parse_address(text)
+    return LocalAddress(os.path.realpath(text))
+
+
+def _split(address: Address, text: str) -> tuple[Address, str]:
+    path = address.path
+    if not path.strip("/"):
+        raise ConfigError("use", f"replica {text!r}", "it names no virtual machine's directory", "Write SHARE/VM.")
+    if isinstance(address, SmbAddress):
+        return SmbAddress(address.server, address.share, parent(path)), last_part(path)
+    return LocalAddress(parent(path) or "/"), last_part(path)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTarget:
+    """The target's share, open, and what workflows and other shares need."""
+
+    share: Share
+    shares: Shares
+    context: Context
+
+
+@asynccontextmanager
+async def open_target(
+    target: ReplicaTarget, credentials: OneOffCredentials | None, observe: Observer
+) -> AsyncIterator[OpenTarget]:
+    """Connect to the target's share for as long as the context lasts."""
+    from replicad.service.compose import Shares
+    from replicad.service.surroundings import surroundings
+
+    state_dir = target.settings.state_dir if target.settings and target.machine else None
+    async with surroundings(state_dir, observe) as ctx, Shares(target.settings, credentials, observe) as shares:
+        yield OpenTarget(await shares.open(target.share), shares, ctx)
+
+
+def credentials_for(target: ReplicaTarget, sign_in: SignIn, observe: Observer) -> OneOffCredentials | None:
+    """What was typed, or is in the environment, for the target's server; may ask on the terminal."""
+    from .credentials import one_off_credentials
+
+    return one_off_credentials(target.share, target.settings, sign_in, os.environ, observe)

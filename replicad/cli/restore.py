@@ -1,0 +1,83 @@
+"""`replicad restore`: a point's files, written somewhere else."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from replicad.model.address import Address, LocalAddress
+from replicad.model.progress import Observer
+
+from .options import SignIn, config_option, json_option, replica_option, sign_in_options, standalone_option
+from .output import human_bytes, print_json, print_line, print_table
+from .replica_target import ReplicaTarget, credentials_for, find_target, locate_replica, open_target
+from .working_here import say_working_here
+
+if TYPE_CHECKING:
+    from replicad.service.compose import OneOffCredentials
+    from replicad.workflows.restore import RestoreReport
+
+
+@click.command("restore")
+@click.argument("vm", required=False)
+@click.option("--to", "directory", required=True, metavar="DIR", help="Where to: a directory or a share.")
+@click.option("--point", "number", type=click.IntRange(1), metavar="N", help="Which point; else the latest.")
+@replica_option
+@config_option
+@json_option
+@standalone_option
+@sign_in_options
+def command(
+    vm: str | None,
+    directory: str,
+    number: int | None,
+    replica: str | None,
+    config: Path | None,
+    as_json: bool,
+    standalone: bool,
+    sign_in: SignIn,
+) -> None:
+    """Write the disks of one recovery point of VM to DIR, every byte checked. Nothing there is overwritten."""
+    from .progress import showing_progress
+    from .run_async import run_async
+
+    target = find_target(vm, replica, config)
+    to = locate_replica(directory)
+    if isinstance(to, LocalAddress):
+        os.makedirs(to.path, exist_ok=True)  # noqa: PTH103 - a plain path from the command line
+    if not standalone and target.machine is not None:
+        say_working_here()
+    with showing_progress() as observe:
+        report = run_async(_restore(target, number, to, credentials_for(target, sign_in, observe), observe))
+    if as_json:
+        print_json(
+            {
+                "vm": report.point.vm,
+                "point": report.point.number,
+                "time": report.point.time.isoformat(),
+                "consistency": report.point.consistency.value,
+                "to": str(to),
+                "disks": [
+                    {"path": d.path, "size_bytes": d.size_bytes, "written_bytes": d.written_bytes} for d in report.disks
+                ],
+            }
+        )
+        return
+    print_line(f"{report.point.vm}: point {report.point.number} restored to {to}, every byte checked")
+    print_table(
+        ["file", "size", "written"],
+        [[d.path, human_bytes(d.size_bytes), human_bytes(d.written_bytes)] for d in report.disks],
+        right=[1, 2],
+    )
+
+
+async def _restore(
+    target: ReplicaTarget, number: int | None, to: Address, credentials: OneOffCredentials | None, observe: Observer
+) -> RestoreReport:
+    from replicad.workflows.restore import restore
+
+    async with open_target(target, credentials, observe) as opened:
+        return await restore(opened.share, target.vm_dir, number, await opened.shares.open(to), opened.context)

@@ -1,0 +1,104 @@
+"""`replicad verify`: the replica read back and compared with what was written down of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from replicad.model.errors import ConfigError
+from replicad.model.progress import Observer
+
+from .options import SignIn, config_option, json_option, replica_option, sign_in_options, standalone_option
+from .output import human_bytes, print_json, print_line
+from .replica_target import ReplicaTarget, credentials_for, find_target, open_target
+from .working_here import say_working_here
+
+if TYPE_CHECKING:
+    from replicad.service.compose import OneOffCredentials
+    from replicad.workflows.verify import Verification
+
+_DAMAGE_FOUND = 3
+
+
+@click.command("verify")
+@click.argument("vm", required=False)
+@click.option("--point", "number", type=click.IntRange(1), metavar="N", help="Only this point; else everything.")
+@click.option("--repair", is_flag=True, help="Mend what the source or the replica itself still has the bytes for.")
+@replica_option
+@config_option
+@json_option
+@standalone_option
+@sign_in_options
+def command(
+    vm: str | None,
+    number: int | None,
+    repair: bool,
+    replica: str | None,
+    config: Path | None,
+    as_json: bool,
+    standalone: bool,
+    sign_in: SignIn,
+) -> int:
+    """Read the replica of VM back and compare it with its manifests. Exit code 3 if damage is found and stays."""
+    from .progress import showing_progress
+    from .run_async import run_async
+
+    if repair and number is not None:
+        raise click.UsageError("--repair mends the replica as a whole: give it without --point")
+    target = find_target(vm, replica, config)
+    if repair and target.machine is None:
+        raise ConfigError(
+            "repair", f"replica {replica}", "its source is not known here",
+            "Give the virtual machine's name and a configuration in place of --replica.",
+        )  # fmt: skip
+    if not standalone and target.machine is not None:
+        say_working_here()
+    with showing_progress() as observe:
+        found = run_async(_verify(target, number, repair, credentials_for(target, sign_in, observe), observe))
+    _print(target, found, as_json)
+    return 0 if all(d.repaired for d in found.damages) else _DAMAGE_FOUND
+
+
+async def _verify(
+    target: ReplicaTarget, number: int | None, repair: bool, credentials: OneOffCredentials | None, observe: Observer
+) -> Verification:
+    from replicad.service.machines import open_source
+    from replicad.workflows.repair import verify_and_repair
+    from replicad.workflows.verify import verify
+
+    async with open_target(target, credentials, observe) as opened:
+        if repair and target.machine is not None:
+            source = await open_source(target.machine, opened.shares, opened.context.clock)
+            return await verify_and_repair(opened.share, target.vm_dir, source, opened.context)
+        return await verify(opened.share, target.vm_dir, number, opened.context)
+
+
+def _print(target: ReplicaTarget, found: Verification, as_json: bool) -> None:
+    if as_json:
+        print_json(
+            {
+                "vm": target.vm_dir,
+                "points": found.points,
+                "read_bytes": found.read_bytes,
+                "damages": [
+                    {
+                        "part": d.part.value,
+                        "file": d.file,
+                        "reason": d.reason,
+                        "affects": d.costs,
+                        "chunks": list(d.chunks),
+                        "repaired": d.repaired,
+                    }
+                    for d in found.damages
+                ],
+            }
+        )
+        return
+    for damage in found.damages:
+        state = "repaired" if damage.repaired else "damaged"
+        print_line(f"{state}: {damage.file}: {damage.reason}; affects {damage.costs}")
+    points = "point" if len(found.points) == 1 else "points"
+    verdict = "sound" if not found.damages else f"{sum(not d.repaired for d in found.damages)} damages left"
+    print_line(f"{target.vm_dir}: {len(found.points)} {points}, {human_bytes(found.read_bytes)} read back: {verdict}")

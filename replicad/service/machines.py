@@ -1,0 +1,53 @@
+"""Tying one configured virtual machine to the workflows: its source, its replica's share, its job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicad.model.clock import Clock
+from replicad.model.errors import NotFoundError
+from replicad.replica.layout import check_disk_path
+from replicad.settings import Settings, VirtualMachine
+from replicad.storage.port import Share
+from replicad.tracking.held import HeldSource
+from replicad.tracking.port import ChangeSource
+from replicad.tracking.selection import Selection
+from replicad.workflows.replicate import ReplicationJob
+
+from .compose import Shares
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """One virtual machine, ready for the workflows."""
+
+    job: ReplicationJob
+    source: ChangeSource
+    replica: Share
+
+
+def find_machine(settings: Settings, name: str) -> VirtualMachine:
+    """The VM's settings; NotFoundError that lists the names there are."""
+    machine = settings.virtual_machines.get(name)
+    if machine is None:
+        names = ", ".join(sorted(settings.virtual_machines)) or "none"
+        raise NotFoundError(
+            "find", f"virtual machine {name!r} in {settings.file}", f"the configured ones are: {names}",
+            "Check the name, or add it under 'virtual_machines:'.",
+        )  # fmt: skip
+    return machine
+
+
+async def open_source(settings: VirtualMachine, shares: Shares, clock: Clock) -> ChangeSource:
+    """Where the VM's disks come from, by its consistency method."""
+    share = await shares.open(settings.source)
+    selection = Selection(settings.disks, settings.exclude, settings.config_files)
+    consistency = settings.consistency
+    return HeldSource(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, clock)
+
+
+async def open_machine(settings: VirtualMachine, shares: Shares, clock: Clock, *, resync: bool = False) -> Machine:
+    """Open both of the VM's shares. Raises what connecting raises."""
+    job = ReplicationJob(settings.name, str(settings.source), settings.chunk_size_bytes, resync)
+    source = await open_source(settings, shares, clock)
+    return Machine(job, source, await shares.open(settings.replica))

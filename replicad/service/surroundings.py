@@ -1,0 +1,71 @@
+"""What workflows need of this process and host: clocks, randomness, threads, the cache."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from random import SystemRandom
+
+from replicad import __version__
+from replicad.model.clock import Clock
+from replicad.model.progress import Observer, Warned
+from replicad.storage.port import Share
+from replicad.workflows.context import Context
+
+from .this_host import this_process_holder
+
+_MOST_HASHING_THREADS = 4
+
+
+def system_clock() -> Clock:
+    """The machine's clocks."""
+    return Clock(lambda: datetime.now(UTC), time.monotonic, asyncio.sleep)
+
+
+@asynccontextmanager
+async def surroundings(state_dir: Path | None, observe: Observer) -> AsyncIterator[Context]:
+    """The context for workflows in this process; `state_dir` None: nothing is kept on this host.
+
+    A state directory that can't be made or written is a warning: what is kept in it only saves work.
+    """
+    threads = min(_MOST_HASHING_THREADS, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads, "hashing") as hashing:
+        cache = await asyncio.get_running_loop().run_in_executor(hashing, _prepare_cache, state_dir, observe)
+        try:
+            yield Context(
+                clock=system_clock(),
+                random=SystemRandom(),
+                new_id=lambda: secrets.token_hex(16),
+                holder=lambda: this_process_holder(datetime.now(UTC)),
+                hashing=hashing,
+                cache=cache,
+                observe=observe,
+                version=__version__,
+            )
+        finally:
+            if cache is not None:
+                await cache.close()
+
+
+def _prepare_cache(state_dir: Path | None, observe: Observer) -> Share | None:
+    from replicad.storage.local import LocalShare
+
+    if state_dir is None:
+        return None
+    path = state_dir / "cache"
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        observe(
+            Warned(f"state_dir {state_dir} can't be used ({reason}): manifests are read from the replica each time")
+        )
+        return None
+    return LocalShare(str(path))

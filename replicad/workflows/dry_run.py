@@ -1,0 +1,100 @@
+"""What a cycle would do, without doing any of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicad.model.errors import NotFoundError
+from replicad.model.manifest import Manifest
+from replicad.model.plan import PlannedDisk, SourceDisk, plan_cycle
+from replicad.model.points import CycleKind
+from replicad.model.progress import PhaseStarted, Warned
+from replicad.replica.directory import Replica, check_belongs, list_numbers, open_replica, read_point
+from replicad.replica.disk_update import ChunkWrite
+from replicad.replica.known_chunks import KnownChunks
+from replicad.storage.port import Share
+from replicad.tracking.port import ChangeSource, SnapshotFile
+
+from .context import Context
+from .disk_check import check_disks
+from .manifests import load_manifest
+from .replicate import ReplicationJob
+from .scan import Hashing
+from .sending import send_changes
+
+
+@dataclass(frozen=True, slots=True)
+class DryDisk:
+    """What would be sent of one disk, and why it was looked at. `action`: initial, delta, unchanged or removed."""
+
+    path: str
+    action: str
+    scanned_bytes: int
+    changed_bytes: int
+    to_send_bytes: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """`point` is the number that the cycle would commit; `resumes`: it would go on with an interrupted one, and may
+    find a part of this done already."""
+
+    vm: str
+    point: int
+    kind: CycleKind
+    resumes: bool
+    disks: tuple[DryDisk, ...]
+
+
+async def dry_run(job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context) -> DryRun:
+    """Read the source as a cycle would, compare with the latest point's manifests, and tell. Writes nothing."""
+    replica = await _replica_if_any(share, job)
+    numbers = await list_numbers(replica) if replica else None
+    latest = await read_point(replica, numbers.latest) if replica and numbers and numbers.latest else None
+    async with source.snapshot() as snapshot:
+        for warning in (*snapshot.warnings, *await check_disks(snapshot)):
+            ctx.observe(Warned(warning))
+        sources = [SourceDisk(f.path, f.kind, f.size_bytes) for f in snapshot.files]
+        plan = plan_cycle(latest, sources, job.chunk_bytes, resync=job.resync)
+        ctx.observe(PhaseStarted("comparing", sum(f.size_bytes for f in snapshot.files)))
+        files = {f.path: f for f in snapshot.files}
+        disks = [await _compare(disk, files[disk.source.path], source, replica, ctx) for disk in plan.disks]
+        await snapshot.confirm()
+    removed = [DryDisk(r.path, "removed", 0, 0, 0, "it is no longer at the source") for r in plan.removed]
+    number = (latest.number if latest else 0) + 1
+    resumes = numbers is not None and numbers.pending is not None
+    return DryRun(job.vm, number, plan.kind, resumes, (*disks, *removed))
+
+
+async def _replica_if_any(share: Share, job: ReplicationJob) -> Replica | None:
+    try:
+        replica = await open_replica(share, job.vm)
+    except NotFoundError:
+        return None
+    if replica is not None:
+        check_belongs(replica, job.vm, job.source_name, adopt=job.resync)
+    return replica
+
+
+async def _compare(
+    disk: PlannedDisk, file: SnapshotFile, source: ChangeSource, replica: Replica | None, ctx: Context
+) -> DryDisk:
+    if disk.known is not None and replica is not None:
+        previous = await load_manifest(replica, disk.known, ctx.cache)
+    else:
+        previous = Manifest(disk.chunk_bytes, 0)
+    known = KnownChunks(previous, file.size_bytes)
+    to_send_bytes = 0
+
+    async def count(chunks: list[ChunkWrite]) -> int:
+        nonlocal to_send_bytes
+        to_send_bytes += sum(len(c.data or b"") for c in chunks)
+        return 0
+
+    seed = replica.seed if replica else 0
+    hashing = Hashing(ctx.hashing, known.chunk_bytes, seed)
+    tally = await send_changes(file.file, await source.changes(file), known, hashing, count, ctx)
+    resized = disk.known is not None and disk.known.size_bytes != file.size_bytes
+    action = "initial" if disk.known is None else "delta" if tally.changed_bytes or resized else "unchanged"
+    return DryDisk(file.path, action, tally.scanned_bytes, tally.changed_bytes, to_send_bytes, disk.reason)
