@@ -26,11 +26,18 @@ _PRESENT_OF_STATE = bytes(value in (_FULLY_PRESENT, _PARTIALLY_PRESENT) for valu
 class Geometry:
     """How the table is laid out: after every `chunk_ratio` payload entries comes one for their sector bitmap."""
 
+    virtual_bytes: int
     payload_blocks: int
     chunk_ratio: int
     entries: int
     block_bytes: int
     differencing: bool
+
+    @property
+    def last_block_units(self) -> int:
+        """How many MiB of the last block the disk has a use for: QEMU cuts fixed disks there."""
+        used_bytes = self.virtual_bytes - (self.payload_blocks - 1) * self.block_bytes
+        return -(-used_bytes // MIB)
 
     @property
     def chunk_bytes(self) -> int:
@@ -43,7 +50,7 @@ def geometry(virtual_size_bytes: int, block_bytes: int, logical_sector_bytes: in
     ratio = (1 << 23) * logical_sector_bytes // block_bytes
     blocks = -(-virtual_size_bytes // block_bytes)
     entries = -(-blocks // ratio) * (ratio + 1) if differencing else blocks + max(blocks - 1, 0) // ratio
-    return Geometry(blocks, ratio, entries, block_bytes, differencing)
+    return Geometry(virtual_size_bytes, blocks, ratio, entries, block_bytes, differencing)
 
 
 def read_bat(
@@ -53,7 +60,7 @@ def read_bat(
 
     DamagedVhdxError if the region is too short for the table; if a state or a reserved bit is not allowed; if a present
     block or sector bitmap lies outside the file, in one of the `occupied` places or upon another one; or if a
-    partially present block has no sector bitmap.
+    partially present block has no sector bitmap. Of the last block only the part counts that the disk uses.
     """
     if layout.entries * _ENTRY_BYTES > region.length_bytes:
         raise DamagedVhdxError(
@@ -119,7 +126,9 @@ class _Reader:
         present = states.translate(_PRESENT_OF_STATE)
         index = present.find(1)
         while index >= 0:
-            self._place(entries[index] >> 20, units, first_block + index)
+            block = first_block + index
+            last = block == self.layout.payload_blocks - 1
+            self._place(entries[index] >> 20, self.layout.last_block_units if last else units, block)
             index = present.find(1, index + 1)
 
     def _check_bitmap(self, chunk: int, entry: int, partial_block: int | None) -> None:
@@ -175,7 +184,7 @@ class _Reader:
             return ()
         return (
             f"{self.odd_bitmaps} sector-bitmap entries of the BAT are in use though the disk has no parent "
-            "(QEMU before 8.0 makes such files); they are ignored",
+            "(older versions of QEMU make such files); they are ignored",
         )
 
 

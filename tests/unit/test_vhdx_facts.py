@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from replicad.vhdx import Kind, LogState, NotVhdx, VhdxFacts, check_structure, parse
+from replicad.vhdx import DamagedVhdxError, Kind, LogState, NotVhdx, VhdxFacts, check_structure, parse
 from tests.support.vhdx_builder import (
     FULLY_PRESENT,
     HEADERS,
@@ -247,3 +247,15 @@ def test_what_is_not_a_vhdx_is_told_and_is_no_damage(content: bytes, reason: str
     for step in (parse, check_structure):
         result = drive(step(image.size), image)
         assert result == NotVhdx(len(content), reason)
+
+
+def test_last_block_may_be_cut_where_the_disk_ends() -> None:
+    spec = Spec(virtual_size=33 * MIB + 512, block_size=32 * MIB, blocks={0: Block(), 1: Block()})
+    image = build(spec)
+    image.size = image.places["block 1"] + 2 * MIB
+    bat = facts_of(image).bat
+    assert bat is not None
+    assert bat.fully_present == 2
+    image.size -= 1
+    with pytest.raises(DamagedVhdxError, match="outside of the file"):
+        facts_of(image)
