@@ -161,7 +161,7 @@ def mutate(data: bytes, random: Random, most_size: int = 24 * CHUNK) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def memory_world(seed: int = 1, **replica_options: bool) -> AsyncIterator[World]:
+async def memory_world(seed: int = 1, *, server_copy: bool = True) -> AsyncIterator[World]:
     """A world of memory shares."""
     with ThreadPoolExecutor(2, "hash") as hashing:
-        yield World(MemoryShare(), MemoryShare(**replica_options), hashing, seed=seed)
+        yield World(MemoryShare(), MemoryShare(server_copy=server_copy), hashing, seed=seed)
