@@ -20,6 +20,7 @@ from replicad import __version__
 VERBS: dict[str, tuple[str, str]] = {
     "check-config": ("replicad.cli.check_config", "Say what is wrong in the configuration, or nothing."),
     "schema": ("replicad.cli.schema", "Print the JSON Schema of the configuration, for editors."),
+    "inspect": ("replicad.cli.inspect", "Say what a virtual disk is, and whether it is damaged."),
     "sync": ("replicad.cli.sync", "Run a cycle of replication now."),
     "status": ("replicad.cli.status", "Tell how each virtual machine's replication stands."),
     "points": ("replicad.cli.points", "List recovery points."),
