@@ -436,7 +436,7 @@ async def test_a_refused_writer_does_not_break_the_hold(tree: Tree) -> None:
 async def test_a_lock_is_held_by_one_and_says_by_whom(tree: Tree) -> None:
     lock = await tree.share.lock("replica.lock", HOLDER)
     for share in (tree.other, tree.share):
-        with pytest.raises(LockedError, match=r"nas-가.*4321.*2026-01-31T12:00:00Z"):
+        with pytest.raises(LockedError, match=rf"nas-가.*{HOLDER.pid}.*2026-01-31T12:00:00Z"):
             await share.lock("replica.lock", replace(HOLDER, host="intruder", machine_id="machine-2", pid=1))
         seen = await share.lock_holder("replica.lock")
         assert seen is not None

@@ -21,6 +21,7 @@ from replicad.storage.memory import MemoryShare
 from replicad.storage.metered import MeteredShare
 from replicad.storage.port import Capabilities, Share
 from tests.support.filesystems import KINDS, mounted
+from tests.support.samba import ENCRYPTED, PLAIN, common_samba, fresh_directory, open_share
 
 EVERYTHING = Capabilities(
     server_copy=True, sparse=True, zero=True, allocated_extents=True, hold=True, flush_directory=True
@@ -126,6 +127,28 @@ def _file_system(kind: str) -> Adapter:
     return Adapter(f"local-{kind}", session, (pytest.mark.root, needs_root))
 
 
+def _smb(share: str, *, encryption_required: bool) -> Adapter:
+    """Two sessions on a private smbd; without `encryption_required` everything is signed."""
+
+    @contextmanager
+    def session() -> Iterator[Factory]:
+        with common_samba() as server:
+
+            @asynccontextmanager
+            async def tree() -> AsyncIterator[Tree]:
+                with fresh_directory(server) as directory:
+                    address = directory.address(share)
+                    async with (
+                        open_share(server, address, encryption_required=encryption_required) as one,
+                        open_share(server, address, encryption_required=encryption_required) as other,
+                    ):
+                        yield Tree(one, other)
+
+            yield tree
+
+    return Adapter(f"smb-{share}", session, (pytest.mark.samba,))
+
+
 def need(promised: bool) -> None:
     """Leave out a test of what the tree under test does not promise."""
     if not promised:
@@ -138,4 +161,6 @@ ADAPTERS = [
     Adapter("bare", _bare),
     Adapter("local", _local),
     *(_file_system(kind) for kind in KINDS),
+    _smb(PLAIN, encryption_required=False),
+    _smb(ENCRYPTED, encryption_required=True),
 ]

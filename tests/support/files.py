@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from replicad.storage.port import LockHolder, OpenMode, Share, ShareFile
+import os
 
-HOLDER = LockHolder("nas-가", "machine-1", "boot-1", 4321, "777", "2026-01-31T12:00:00Z", extra={"vm": "웹 01"})
+from replicad.storage.port import LockHolder, OpenMode, Share, ShareFile
+from replicad.storage.processes import start_of_process
+
+HOLDER = LockHolder(
+    # This process, on an invented machine: shares take the lock of a dead process of the same machine over.
+    "nas-가", "machine-1", "boot-1", os.getpid(), start_of_process(os.getpid()) or "", "2026-01-31T12:00:00Z",
+    extra={"vm": "웹 01"},
+)  # fmt: skip
 
 
 def pattern(length: int, seed: int = 1) -> bytes:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
 
 from replicad.cli.demo.samba import PrivateSamba, SambaShare
 from replicad.model.address import SmbAddress
+from replicad.storage.smb import Endpoint, SmbPool
+from replicad.storage.smb.share import SmbShare
 
 PLAIN, ENCRYPTED, READ_ONLY = "plain", "encrypted", "readonly"
 """The shares of the common server; all three show the same directory."""
@@ -44,6 +47,33 @@ def running_samba(
         shutil.rmtree(base)
 
 
+def endpoint_of(server: PrivateSamba, **changes: Any) -> Endpoint:
+    """How to reach a private server, under the name `nas`; `changes` are fields of `Endpoint`."""
+
+    async def password() -> str:
+        return server.password
+
+    fields: dict[str, Any] = {"name": "nas", "host": server.host, "port": server.port, "username": server.username}
+    return Endpoint(**{**fields, "password": password, **changes})
+
+
+@asynccontextmanager
+async def pool_of(server: PrivateSamba, **changes: Any) -> AsyncIterator[SmbPool]:
+    """A pool that knows the server as `nas`, closed in the end."""
+    pool = SmbPool({"nas": endpoint_of(server, **changes)})
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+@asynccontextmanager
+async def open_share(server: PrivateSamba, address: SmbAddress, **changes: Any) -> AsyncIterator[SmbShare]:
+    """A share on a connection of its own."""
+    async with pool_of(server, **changes) as pool:
+        yield await pool.share(address)
+
+
 @dataclass(frozen=True, slots=True)
 class SambaDirectory:
     """A fresh directory that the common server shares under each of its share names."""
@@ -56,9 +86,9 @@ class SambaDirectory:
         return SmbAddress("nas", share, self.path.name)
 
 
-@pytest.fixture(scope="session")
-def samba_server() -> Iterator[PrivateSamba]:
-    """The common server of this worker process. Don't stop it."""
+@contextmanager
+def common_samba() -> Iterator[PrivateSamba]:
+    """A server with the shares `plain`, `encrypted` and `readonly`, which all show one directory."""
     base = Path(tempfile.mkdtemp(prefix="replicad-data-", dir="/tmp"))
     try:
         with running_samba(
@@ -73,11 +103,25 @@ def samba_server() -> Iterator[PrivateSamba]:
         shutil.rmtree(base)
 
 
+@contextmanager
+def fresh_directory(server: PrivateSamba) -> Iterator[SambaDirectory]:
+    """A new directory on a common server, removed in the end."""
+    directory = server.share_directory(PLAIN) / f"{uuid4().hex[:12]} 가상 🖥"
+    directory.mkdir()
+    yield SambaDirectory(server, directory)
+    if os.path.lexists(directory):
+        shutil.rmtree(directory)
+
+
+@pytest.fixture(scope="session")
+def samba_server() -> Iterator[PrivateSamba]:
+    """The common server of this worker process. Don't stop it."""
+    with common_samba() as server:
+        yield server
+
+
 @pytest.fixture
 def samba(samba_server: PrivateSamba) -> Iterator[SambaDirectory]:
     """A fresh directory on the common server."""
-    directory = samba_server.share_directory(PLAIN) / f"{uuid4().hex[:12]} 가상 🖥"
-    directory.mkdir()
-    yield SambaDirectory(samba_server, directory)
-    if os.path.lexists(directory):
-        shutil.rmtree(directory)
+    with fresh_directory(samba_server) as directory:
+        yield directory

@@ -204,6 +204,9 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
     def verify_signature(self, header: Any, session_id: int, force: bool = False) -> None:
         """As smbprotocol's, but an answer that had to be signed or encrypted and is not is refused, too
         (MS-SMB2 §3.2.5.1.1 and §3.2.5.1.3). smbprotocol calls this for every answer that came unencrypted."""
+        if header["status"].get_value() == status.USER_SESSION_DELETED:
+            # It has no key any more to sign that with; believing it costs no more than a connection.
+            raise NotProtectedError(status.meaning_of(status.USER_SESSION_DELETED).clause)
         try:
             super().verify_signature(header, session_id, force)
         except SMBException as error:
@@ -218,8 +221,6 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
             raise NotProtectedError("an answer does not belong to its request")
         if command in (Commands.SMB2_NEGOTIATE, Commands.SMB2_SESSION_SETUP):
             return  # before there are keys; protected by what is derived from them
-        if header["status"].get_value() == status.USER_SESSION_DELETED:
-            raise NotProtectedError(status.meaning_of(status.USER_SESSION_DELETED).clause)
         session = self.session_table.get(request.session_id)
         tree = session and session.tree_connect_table.get(request.message["tree_id"].get_value())
         if session is not None and (session.encrypt_data or (tree is not None and tree.encrypt_data)):

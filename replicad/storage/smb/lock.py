@@ -36,7 +36,12 @@ _PATIENCE_S = 2.0
 that the session has ended."""
 _PAUSE_S = 0.02
 _IN_USE = frozenset({status.SHARING_VIOLATION, status.DELETE_PENDING})
-_LOST = frozenset({status.FILE_CLOSED, status.USER_SESSION_DELETED, 0xC0000008, status.NETWORK_NAME_DELETED})
+_LOST = frozenset(
+    {
+        status.FILE_CLOSED, 0xC0000008, status.OBJECT_NAME_NOT_FOUND, status.NO_SUCH_FILE,
+        status.OBJECT_PATH_NOT_FOUND, status.DELETE_PENDING,
+    }
+)  # fmt: skip
 _KEPT = (
     "If its machine is gone, the server frees the lock when it notices: on Samba within 20 s with the socket options "
     "that docs/smb.md recommends."
@@ -46,9 +51,10 @@ _KEPT = (
 class SmbLock:
     """A held lock. It is lost with its connection."""
 
-    def __init__(self, tree: Tree, handle: Handle, subject: str) -> None:
+    def __init__(self, tree: Tree, handle: Handle, remote_path: str, subject: str) -> None:
         self._tree = tree
         self._handle = handle
+        self._remote_path = remote_path
         self._subject = subject
         self._held = True
 
@@ -58,17 +64,27 @@ class SmbLock:
         if not self._held:
             raise LockedError("keep the lock", self._subject, "it was given up", "Take it again.")
 
-        def ask(job: Job) -> bool:
-            try:
-                calls.query_facts(self._tree, self._handle)
-            except SMBResponseException as error:
-                if error.status in _LOST:
-                    return False
-                raise
-            return True
-
-        if not await self._tree.link.run("keep the lock", self._subject, ask):
+        if not await self._tree.link.run("keep the lock", self._subject, lambda job: self.is_ours()):
             raise LockedError("keep the lock", self._subject, "the server has taken it away", "Start again.")
+
+    def is_ours(self) -> bool:
+        """Blocking: whether the file of that name is still the one we hold.
+
+        A handle alone proves little: Samba lets a file be opened in the moment in which its former holder's close
+        deletes it, and lets another file be renamed over one that is open.
+        """
+        try:
+            held = calls.query_facts(self._tree, self._handle)
+            named_handle = calls.create(self._tree, self._remote_path, Access.READ_ATTRIBUTES)
+            try:
+                named = calls.query_facts(self._tree, named_handle)
+            finally:
+                calls.close(self._tree, named_handle)
+        except SMBResponseException as error:
+            if error.status in _LOST:
+                return False
+            raise
+        return named.file_id == held.file_id
 
     async def release(self) -> None:
         if self._held:
@@ -78,7 +94,11 @@ class SmbLock:
 
     def close(self) -> None:
         """Blocking: close its handle, and so delete its file."""
-        calls.close(self._tree, self._handle)
+        try:
+            calls.close(self._tree, self._handle)
+        except SMBResponseException as error:
+            if error.status not in _LOST:  # closing deletes, which somebody may have done before
+                raise
 
     async def __aenter__(self) -> Self:
         return self
@@ -95,7 +115,7 @@ async def acquire(share: SmbShare, path: str, holder: LockHolder) -> SmbLock:
     deadline = loop.time() + _PATIENCE_S
     ended: LockHolder | None = None
     while True:
-        if (taken := await _try(share, path, holder)) is not None:
+        if (taken := await _try(share, path, holder, last=loop.time() > deadline)) is not None:
             return taken
         who = await holder_of(share, path)
         if who is not None and who != ended:
@@ -113,7 +133,7 @@ def _locked(share: SmbShare, path: str, who: LockHolder) -> LockedError:
     return LockedError("lock", share.subject(path), f"it is held by {describe(who)}", f"Wait until it is done. {_KEPT}")
 
 
-async def _try(share: SmbShare, path: str, holder: LockHolder) -> SmbLock | None:
+async def _try(share: SmbShare, path: str, holder: LockHolder, *, last: bool) -> SmbLock | None:
     """The lock, or None if somebody has the file open or it is being deleted."""
     tree, subject = await share.tree(), share.subject(path)
     content = encode(replace(holder, session_id=tree.link.session_id))
@@ -126,18 +146,20 @@ async def _try(share: SmbShare, path: str, holder: LockHolder) -> SmbLock | None
                 Disposition.OPEN_IF, Options.NON_DIRECTORY | Options.DELETE_ON_CLOSE,
             )  # fmt: skip
         except SMBResponseException as error:
-            if error.status in _IN_USE:
+            # Samba looks for the file first and says "not there" if it is deleted before it is opened.
+            if error.status in _IN_USE or (error.status == status.OBJECT_NAME_NOT_FOUND and not last):
                 return None
             if error.status == status.FILE_IS_A_DIRECTORY:
                 raise AlreadyExistsError("lock", subject, "a directory of that name is there") from None
             raise
-        lock = SmbLock(tree, handle, subject)
+        lock = SmbLock(tree, handle, share.remote_path(path), subject)
+        ours = False
         try:
-            _write_content(job, tree, handle, content)
-        except BaseException:
-            calls.close(tree, handle)
-            raise
-        return lock
+            ours = _write_content(job, tree, handle, content) and lock.is_ours()
+        finally:
+            if not ours:
+                lock.close()
+        return lock if ours else None
 
     return await tree.link.run("lock", subject, work, undo=_give_back)
 
@@ -147,14 +169,18 @@ def _give_back(lock: SmbLock | None) -> None:
         lock.close()
 
 
-def _write_content(job: Job, tree: Tree, handle: Handle, content: bytes) -> None:
+def _write_content(job: Job, tree: Tree, handle: Handle, content: bytes) -> bool:
+    """False if the file has been deleted meanwhile."""
     try:
         bulk.write(job, tree, handle, memoryview(content), 0)
         calls.set_size(tree, handle, len(content))
     except SMBResponseException as error:
         # On a full share the lock has to work without its text: whoever makes room needs the lock first.
         if status.meaning_of(error.status).kind is not OutOfSpaceError:
+            if error.status in _LOST:
+                return False
             raise
+    return True
 
 
 async def holder_of(share: SmbShare, path: str) -> LockHolder | None:

@@ -83,7 +83,12 @@ class SmbShare:
         tree, subject = await self.tree(), self.subject(path)
 
         def work(job: Job) -> SmbFile:
-            handle = calls.create(tree, self.remote_path(path), access, sharing, disposition, Options.NON_DIRECTORY)
+            try:
+                handle = calls.create(tree, self.remote_path(path), access, sharing, disposition, Options.NON_DIRECTORY)
+            except SMBResponseException as error:
+                if mode is OpenMode.CREATE and error.status == status.FILE_IS_A_DIRECTORY:
+                    raise AlreadyExistsError(op, subject, "a directory of that name is there") from None
+                raise
             file = SmbFile(tree, handle, path, subject, mode)
             try:
                 if handle.facts.is_link:
