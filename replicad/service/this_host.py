@@ -1,52 +1,49 @@
-"""Who this process is, as lock files tell it to others."""
+"""Who we are: what a lock file says of its holder."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import uuid
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 from replicad.storage.holder import PID_NAMESPACE, WEAK_MACHINE_PREFIX
 from replicad.storage.port import LockHolder
 from replicad.storage.processes import start_of_process
 
-_MACHINE_ID_FILES = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
-_BOOT_ID_FILE = Path("/proc/sys/kernel/random/boot_id")
-_PID_NAMESPACE_LINK = Path("/proc/self/ns/pid")
+_MACHINE_ID_FILES = ("/etc/machine-id", "/var/lib/dbus/machine-id")
+_BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"
 
 
 def this_process_holder(since: datetime) -> LockHolder:
-    """This process, holding something since `since`. Where a platform does not tell, the field is empty."""
+    """This process as the holder of a lock, since an aware moment. What this platform does not tell stays empty."""
+    extra = {}
+    with contextlib.suppress(OSError):  # elsewhere than on Linux a process has one number
+        extra[PID_NAMESPACE] = str(Path("/proc/self/ns/pid").readlink())
     return LockHolder(
         host=socket.gethostname(),
-        machine_id=_machine_id(),
+        machine_id=machine_id(),
         boot_id=_first_line(_BOOT_ID_FILE),
         pid=os.getpid(),
         process_start=start_of_process(os.getpid()) or "",
         since=since.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z"),
-        extra={PID_NAMESPACE: namespace} if (namespace := _pid_namespace()) else {},
+        extra=extra,
     )
 
 
-@lru_cache(maxsize=1)
-def _machine_id() -> str:
-    return next((text for path in _MACHINE_ID_FILES if (text := _first_line(path))), "") or (
-        f"{WEAK_MACHINE_PREFIX}{uuid.getnode():012x}"
-    )
+def machine_id() -> str:
+    """What tells this installation from others: systemd's machine id, else a network card's address (marked as such,
+    because it proves less)."""
+    for path in _MACHINE_ID_FILES:
+        if found := _first_line(path):
+            return found
+    return f"{WEAK_MACHINE_PREFIX}{uuid.getnode():012x}"
 
 
-def _first_line(path: Path) -> str:
+def _first_line(path: str) -> str:
     try:
-        return path.read_text().strip().partition("\n")[0]
-    except OSError:
-        return ""  # another platform, or a container without it
-
-
-def _pid_namespace() -> str:
-    try:
-        return str(_PID_NAMESPACE_LINK.readlink())
-    except OSError:
+        return Path(path).read_text().partition("\n")[0].strip()
+    except (OSError, UnicodeDecodeError):
         return ""
