@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 from replicad.model.errors import FormatVersionError, IntegrityError
 from replicad.model.points import FORMAT_VERSION, CycleRecord, RecoveryPoint, ReplicaRecord
 
-Record = TypeVar("Record", ReplicaRecord, RecoveryPoint, CycleRecord)
+Record = TypeVar("Record", bound=ReplicaRecord | RecoveryPoint | CycleRecord)
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 _HINT = "Run 'replicad verify' to see what else is damaged; recovery points whose own files are sound can be restored."
