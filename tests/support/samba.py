@@ -60,7 +60,13 @@ def endpoint_of(server: PrivateSamba, **changes: Any) -> Endpoint:
 @asynccontextmanager
 async def pool_of(server: PrivateSamba, **changes: Any) -> AsyncIterator[SmbPool]:
     """A pool that knows the server as `nas`, closed in the end."""
-    pool = SmbPool({"nas": endpoint_of(server, **changes)})
+    async with closing_pool(SmbPool({"nas": endpoint_of(server, **changes)})) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def closing_pool(pool: SmbPool) -> AsyncIterator[SmbPool]:
+    """The pool, closed in the end."""
     try:
         yield pool
     finally:

@@ -80,6 +80,11 @@ class PrivateSamba:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
+    def configuration_path(self) -> Path:
+        """Its smb.conf."""
+        return self._directory / "smb.conf"
+
+    @property
     def log_path(self) -> Path:
         """smbd's own log."""
         return self._directory / "log" / "log.smbd"
@@ -135,10 +140,6 @@ class PrivateSamba:
         if flags:
             self._pdbedit("-r", "-u", unix_name, "-c", f"[{flags}]")
 
-    def expire_password(self, unix_name: str) -> None:
-        """Make the user change the password before the next sign-in."""
-        self._pdbedit("-r", "-u", unix_name, "--pwd-can-change-time=1", "--pwd-must-change-time=1")
-
     def log_tail(self, lines: int = 15) -> str:
         """The last lines of smbd's log."""
         try:
@@ -188,7 +189,7 @@ class PrivateSamba:
         lines = ["[global]", *(f"{key} = {value}" for key, value in settings.items())]
         for name, share in self._shares.items():
             lines += share.lines(name)
-        (root / "smb.conf").write_text("\n".join(lines) + "\n")
+        self.configuration_path.write_text("\n".join(lines) + "\n")
 
     def _set_password(self, unix_name: str, name: str, password: str) -> None:
         self._pdbedit("-a", "-t", "-u", unix_name, given=f"{password}\n{password}\n")
@@ -198,7 +199,7 @@ class PrivateSamba:
 
     def _pdbedit(self, *arguments: str, given: str = "") -> None:
         done = subprocess.run(
-            [_program("pdbedit"), "-s", str(self._directory / "smb.conf"), *arguments],
+            [_program("pdbedit"), "-s", str(self.configuration_path), *arguments],
             input=given, capture_output=True, text=True, timeout=_START_TIMEOUT_S, check=False,
         )  # fmt: skip
         if done.returncode:
@@ -207,7 +208,7 @@ class PrivateSamba:
 
     def _launch(self, smbd: str) -> None:
         self._process = subprocess.Popen(
-            [smbd, "--foreground", "--no-process-group", "-s", str(self._directory / "smb.conf"),
+            [smbd, "--foreground", "--no-process-group", "-s", str(self.configuration_path),
              "-l", str(self._directory / "log")],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
             cwd=self._directory, start_new_session=True,

@@ -72,7 +72,7 @@ _TABLE: dict[int, Meaning] = {
     ACCESS_DENIED: Meaning(AccessDeniedError, "access is denied", _RIGHTS),
     0xC0000061: Meaning(AccessDeniedError, "a privilege is missing", _RIGHTS),
     0xC0000121: Meaning(AccessDeniedError, "it is read-only or in use by the system", "Remove its read-only mark."),
-    0xC00000A2: Meaning(AccessDeniedError, "the file system is write-protected", "Mount it for writing."),
+    0xC00000A2: Meaning(AccessDeniedError, "the share is read-only", "Let the user write on the share."),
     0xC00000CA: Meaning(AccessDeniedError, "access to the network resource is denied", _RIGHTS),
     OBJECT_NAME_NOT_FOUND: Meaning(NotFoundError, "it is not there"),
     NO_SUCH_FILE: Meaning(NotFoundError, "it is not there"),

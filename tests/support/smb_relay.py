@@ -1,0 +1,106 @@
+"""A TCP relay on the event loop between an SMB client and its server, that counts, freezes, cuts and tampers."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+
+Tamper = Callable[[bytes], bytes]
+
+
+class SmbRelay:
+    """What passes between the two. Use `smb_relay`."""
+
+    def __init__(self, host: str, port: int, tamper: Tamper | None) -> None:
+        self._host = host
+        self._port = port
+        self._tamper = tamper
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._writers: list[asyncio.StreamWriter] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.host = "127.0.0.1"
+        self.port = 0
+        self.to_server_bytes = 0
+        self.to_client_bytes = 0
+        self.connections = 0
+
+    def freeze(self) -> None:
+        """Let nothing through any more, not even the end of a connection: what a cut cable does."""
+        self._flowing.clear()
+
+    def thaw(self) -> None:
+        """Let everything through again, what was held back first."""
+        self._flowing.set()
+
+    def cut(self) -> None:
+        """Reset all connections, on both sides."""
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay one connection."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.connections += 1
+        self._writers.append(writer)
+        try:
+            await self._flowing.wait()
+            server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
+            self._writers.append(server_writer)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._upstream(reader, server_writer))
+                group.create_task(self._downstream(server_reader, writer))
+        except* OSError:
+            pass  # one side ended it; the other one is told by closing
+        finally:
+            writer.close()
+            self._tasks.discard(task)
+
+    async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(1 << 18):
+            await self._flowing.wait()
+            self.to_server_bytes += len(data)
+            writer.write(data)
+            await writer.drain()
+        await self._flowing.wait()
+        writer.close()
+
+    async def _downstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readexactly(4)
+                message = await reader.readexactly(struct.unpack(">I", head)[0])
+                await self._flowing.wait()
+                if self._tamper is not None:
+                    message = self._tamper(message)
+                self.to_client_bytes += 4 + len(message)
+                writer.write(struct.pack(">I", len(message)) + message)
+                await writer.drain()
+        await self._flowing.wait()
+        writer.close()
+
+    async def close(self) -> None:
+        """End all that is under way."""
+        self.cut()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def smb_relay(host: str, port: int, tamper: Tamper | None = None) -> AsyncIterator[SmbRelay]:
+    """A relay on a free port of loopback. `tamper` is given each SMB message of the server and returns another."""
+    relay = SmbRelay(host, port, tamper)
+    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
+    relay.port = server.sockets[0].getsockname()[1]
+    try:
+        yield relay
+    finally:
+        server.close()
+        await relay.close()
