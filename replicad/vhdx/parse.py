@@ -32,7 +32,7 @@ def parse(file_size_bytes: int) -> Step[VhdxFacts | NotVhdx]:
 
 
 def check_structure(file_size_bytes: int) -> Step[VhdxFacts | NotVhdx]:
-    """Read and check everything but the BAT and the blocks: at most 2.5 MiB, and 0.3 MiB if the log is clean.
+    """Read and check everything but the BAT and the blocks: at most 3.5 MiB, and 0.2 MiB if the log is clean.
 
     A log longer than 1 MiB is said to need a replay without being looked at. Raises DamagedVhdxError as `parse` does.
     """

@@ -95,7 +95,7 @@ _CHANGES = st.lists(
 
 
 @given(st.sampled_from(range(len(IMAGES))), _CHANGES, st.booleans(), st.one_of(st.none(), st.integers(0, 6 * MIB)))
-@settings(max_examples=300, deadline=10_000)
+@settings(max_examples=200, deadline=10_000)
 def test_a_sound_image_with_some_bytes_changed(
     which: int, changes: list[tuple[int, bytes]], reseal: bool, cut_to: int | None
 ) -> None:
@@ -103,7 +103,7 @@ def test_a_sound_image_with_some_bytes_changed(
 
 
 @given(st.sampled_from(range(len(IMAGES))), _CHANGES)
-@settings(max_examples=8, deadline=30_000)  # tracing makes every integer dear
+@settings(max_examples=4, deadline=30_000)  # tracing makes every integer dear
 def test_hostile_bytes_get_little_memory(which: int, changes: list[tuple[int, bytes]]) -> None:
     image = changed(which, changes, True, None)
     tracemalloc.start()
