@@ -510,3 +510,58 @@ except UnsupportedError as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stderr == ""
     assert done.stdout.startswith("cannot use C:/vms: local directories work on Linux only so far. Share the directory")
+
+
+async def test_a_lock_file_removed_between_opening_and_locking_it_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really_open, opened = tree.open_lock_file, 0
+
+    def open_and_lose(root: str, path: str) -> int:
+        nonlocal opened
+        opened += 1
+        fd = really_open(root, path)
+        if opened == 1:
+            (tmp_path / "replica.lock").unlink()  # as its holder does at the release
+        return fd
+
+    monkeypatch.setattr(tree, "open_lock_file", open_and_lose)
+    async with local(tmp_path) as share, await share.lock("replica.lock", HOLDER) as lock:
+        assert opened == 2
+        await lock.check()
+        with pytest.raises(LockedError):
+            await share.lock("replica.lock", HOLDER)
+
+
+async def test_where_holes_cannot_be_punched_zeros_are_written_and_never_beyond_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, "as NFS 4.1 does")
+
+    monkeypatch.setattr(syscalls, "punch_hole", refuse)
+    size = (2 << 20) + 777
+    async with local(tmp_path) as share:
+        async with await share.open("disk", OpenMode.CREATE) as file:
+            await file.write(pattern(size), 0)
+            await file.zero(5, 10)
+            await file.zero(1000, 1 << 40)
+            await file.zero(size, 10)
+        assert await get(share, "disk") == pattern(size)[:5] + bytes(10) + pattern(size)[15:1000] + bytes(size - 1000)
+        assert not (await share.capabilities()).zero
+
+
+async def test_a_special_file_is_not_even_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    really_open = os.open
+    opened: list[object] = []
+
+    def remember(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        opened.append(path)
+        return really_open(path, flags, mode, dir_fd=dir_fd)
+
+    async with local(tmp_path) as share:
+        monkeypatch.setattr(os, "open", remember)
+        with pytest.raises(UnsupportedError):
+            await share.open("fifo", OpenMode.WRITE)
+    assert set(opened) == {str(tmp_path)}  # opening some devices does something to them

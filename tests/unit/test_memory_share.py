@@ -166,6 +166,20 @@ async def test_a_rename_between_directories_survives_a_crash_whole_or_not_at_all
     assert await share.free_bytes() == 9 * PAGE
 
 
+async def test_a_flushed_name_brings_with_it_the_changes_that_it_builds_on() -> None:
+    share = MemoryShare(volatile=True)
+    for name in ("one", "two", "three"):
+        await share.make_dir(name)
+    await put(share, "one/a", b"1")
+    for name in ("", "one"):
+        await share.flush_directory(name)
+    await share.rename("one/a", "two/b")
+    await share.rename("two/b", "three/c")
+    await share.flush_directory("three")
+    share.crash()
+    assert [[entry.name for entry in await share.list(name)] for name in ("one", "two", "three")] == [[], [], ["c"]]
+
+
 async def test_a_file_in_a_directory_whose_own_name_was_not_flushed_is_gone_with_it() -> None:
     share = MemoryShare(volatile=True)
     await share.make_dir("vm")
