@@ -7,11 +7,11 @@ import re
 from replicad.model.errors import IntegrityError
 from replicad.model.names import last_part
 from replicad.model.points import Consistency, FileKind
-from replicad.storage.port import ShareFile
 from replicad.tracking.port import Snapshot, SnapshotFile
 from replicad.vhdx.facts import DamagedVhdxError, NotVhdx, VhdxFacts
 from replicad.vhdx.parse import check_structure
-from replicad.vhdx.reading import Step
+
+from .inspect import drive
 
 _VHDX_SUFFIXES = (".vhdx", ".avhdx")
 
@@ -28,7 +28,7 @@ async def check_disks(snapshot: Snapshot) -> tuple[str, ...]:
         if file.kind is not FileKind.DISK or not file.path.casefold().endswith(_VHDX_SUFFIXES):
             continue
         try:
-            facts = await read_facts(file.file, check_structure(file.size_bytes))
+            facts = await drive(check_structure(file.size_bytes), file.file)
         except DamagedVhdxError as error:
             if snapshot.consistency is not Consistency.FUZZY:
                 raise _damaged(file, error) from None
@@ -40,20 +40,6 @@ async def check_disks(snapshot: Snapshot) -> tuple[str, ...]:
             warnings += [f"{file.path}: {warning}" for warning in facts.warnings]
             warnings += _missing_parent(file.path, facts, names)
     return tuple(warnings)
-
-
-async def read_facts(file: ShareFile, step: Step[VhdxFacts | NotVhdx]) -> VhdxFacts | NotVhdx:
-    """Answer the parser's requests from a file. Raises what the parser and the share raise."""
-    answer = b""
-    try:
-        request = next(step)
-        while True:
-            buffer = bytearray(request.length_bytes)
-            answer = bytes(buffer[: await file.read_into(buffer, request.offset_bytes)])
-            request = step.send(answer)
-    except StopIteration as end:
-        facts: VhdxFacts | NotVhdx = end.value
-        return facts
 
 
 def _damaged(file: SnapshotFile, error: DamagedVhdxError) -> IntegrityError:

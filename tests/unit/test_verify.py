@@ -45,7 +45,16 @@ async def test_sound_replica_verifies_without_damage() -> None:
             assert (await verify(world.replica, VM, number, world.context())).damages == []
 
 
-@pytest.mark.parametrize("seed", range(8))
+async def _files_found_damaged(world: World) -> str:
+    """The names of all files that a verification finds damaged, or that keep it from opening the replica."""
+    try:
+        found = await verify(world.replica, VM, None, world.context())
+    except IntegrityError as error:
+        return str(error)
+    return "\n".join(d.file for d in found.damages)
+
+
+@pytest.mark.parametrize("seed", range(4))
 async def test_any_flipped_byte_is_found_and_its_file_named(seed: int) -> None:
     async with memory_world(seed) as world:
         await _three_points(world)
@@ -56,12 +65,7 @@ async def test_any_flipped_byte_is_found_and_its_file_named(seed: int) -> None:
             for offset in sorted(places):
                 bits = 1 << random.randrange(8)
                 await _flip(world.replica, path, offset, bits)
-                try:
-                    found = await verify(world.replica, VM, None, world.context())
-                except IntegrityError as error:
-                    assert path in str(error) or VM in str(error)
-                else:
-                    assert any(d.file == path for d in found.damages), f"{path} byte {offset}: {found.damages}"
+                assert path in await _files_found_damaged(world), f"byte {offset} of {path} is missed"
                 await _flip(world.replica, path, offset, bits)
         assert (await verify(world.replica, VM, None, world.context())).damages == []
 
