@@ -10,6 +10,12 @@ from contextlib import asynccontextmanager, suppress
 Tamper = Callable[[bytes], bytes]
 
 
+def _open_gate() -> asyncio.Event:
+    gate = asyncio.Event()
+    gate.set()
+    return gate
+
+
 class SmbRelay:
     """What passes between the two. Use `smb_relay`."""
 
@@ -17,8 +23,9 @@ class SmbRelay:
         self._host = host
         self._port = port
         self._tamper = tamper
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._flowing = _open_gate()
+        self._frozen: list[asyncio.Event] = []
+        self._clients: list[asyncio.StreamWriter] = []
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.host = "127.0.0.1"
@@ -26,6 +33,7 @@ class SmbRelay:
         self.to_server_bytes = 0
         self.to_client_bytes = 0
         self.connections = 0
+        self.ended = 0
 
     def freeze(self) -> None:
         """Let nothing through any more, not even the end of a connection: what a cut cable does."""
@@ -34,6 +42,18 @@ class SmbRelay:
     def thaw(self) -> None:
         """Let everything through again, what was held back first."""
         self._flowing.set()
+        for gate in self._frozen:
+            gate.set()
+
+    def thaw_new_connections(self) -> None:
+        """Let connections through that are made from now on; those of before stay frozen until `thaw`."""
+        self._frozen.append(self._flowing)
+        self._flowing = _open_gate()
+
+    async def inject(self, message: bytes) -> None:
+        """Send a message to the client of the latest connection, as if it came from the server."""
+        self._clients[-1].write(struct.pack(">I", len(message)) + message)
+        await self._clients[-1].drain()
 
     def cut(self) -> None:
         """Reset all connections, on both sides."""
@@ -48,40 +68,45 @@ class SmbRelay:
         self._tasks.add(task)
         self.connections += 1
         self._writers.append(writer)
+        self._clients.append(writer)
+        gate = self._flowing
         try:
-            await self._flowing.wait()
+            await gate.wait()
             server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
             self._writers.append(server_writer)
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._upstream(reader, server_writer))
-                group.create_task(self._downstream(server_reader, writer))
+                group.create_task(self._upstream(reader, server_writer, gate))
+                group.create_task(self._downstream(server_reader, writer, gate))
         except* OSError:
             pass  # one side ended it; the other one is told by closing
         finally:
             writer.close()
             self._tasks.discard(task)
+            self.ended += 1
 
-    async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         while data := await reader.read(1 << 18):
-            await self._flowing.wait()
+            await gate.wait()
             self.to_server_bytes += len(data)
             writer.write(data)
             await writer.drain()
-        await self._flowing.wait()
+        await gate.wait()
         writer.close()
 
-    async def _downstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _downstream(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+    ) -> None:
         with suppress(asyncio.IncompleteReadError):
             while True:
                 head = await reader.readexactly(4)
                 message = await reader.readexactly(struct.unpack(">I", head)[0])
-                await self._flowing.wait()
+                await gate.wait()
                 if self._tamper is not None:
                     message = self._tamper(message)
                 self.to_client_bytes += 4 + len(message)
                 writer.write(struct.pack(">I", len(message)) + message)
                 await writer.drain()
-        await self._flowing.wait()
+        await gate.wait()
         writer.close()
 
     async def close(self) -> None:

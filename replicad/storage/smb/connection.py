@@ -10,6 +10,7 @@ import logging
 import socket
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 logging.getLogger("smbprotocol").setLevel(logging.CRITICAL + 1)
 logging.getLogger("spnego").setLevel(logging.CRITICAL + 1)
 
+CREDIT_TARGET = 512
+"""Credits to ask for: 32 MiB in flight."""
 UNSOLICITED = 0xFFFF_FFFF_FFFF_FFFF
 """The message id of what a server sends unasked: oplock and lease breaks (MS-SMB2 §2.2.23)."""
 
@@ -57,6 +60,7 @@ class CreditWindow(dict[str, int]):
     def __init__(self) -> None:
         super().__init__(low=0, high=1)
         self._changed = threading.Condition()
+        self._waiting: deque[object] = deque()
         self._reserved = 0
         self._closed = False
 
@@ -73,13 +77,24 @@ class CreditWindow(dict[str, int]):
         return self["high"] - self["low"] - self._reserved
 
     def reserve(self, count: int, timeout_s: float) -> bool:
-        """Wait for `count` credits and reserve them; False if they do not come in time or the connection ended."""
+        """Wait for `count` credits and reserve them; False if they do not come in time or the connection ended.
+
+        First come, first served: small requests must not keep large ones waiting for ever.
+        """
+        ticket = object()
         with self._changed:
-            came = self._changed.wait_for(lambda: self._closed or self.available >= count, timeout_s)
-            if not came or self._closed:
-                return False
-            self._reserved += count
-            return True
+            self._waiting.append(ticket)
+            try:
+                came = self._changed.wait_for(
+                    lambda: self._closed or (self._waiting[0] is ticket and self.available >= count), timeout_s
+                )
+                if not came or self._closed:
+                    return False
+                self._reserved += count
+                return True
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Let nobody wait any more."""
@@ -162,6 +177,11 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         if isinstance(message, SMB2SessionSetupRequest):
             message["previous_session_id"] = self._previous_session_id
         charge = max(1, self._calculate_credit_charge(message))
+        if not kwargs.get("credit_request"):
+            # A server that is busy may grant less than a request used. Always asking for what is missing makes up for
+            # that; else a connection would slowly run dry.
+            missing = CREDIT_TARGET - max(0, self.sequence_window.available)
+            kwargs["credit_request"] = charge + max(0, min(missing, CREDIT_TARGET))
         if not self.sequence_window.reserve(charge, self.timeout_s):
             self.condemn(f"the server granted no credits for {self.timeout_s:g} s")
             raise self._lost()

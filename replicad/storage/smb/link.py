@@ -25,7 +25,7 @@ from replicad.model.errors import (
 )
 
 from . import status
-from .connection import Connection, ConnectionLostError, NoAnswerError
+from .connection import CREDIT_TARGET, Connection, ConnectionLostError, NoAnswerError
 from .endpoint import Endpoint
 from .transport import dial
 
@@ -33,8 +33,6 @@ T = TypeVar("T")
 
 THREADS = 8
 """Calls under way at a time on one connection; more wait for their turn."""
-CREDIT_TARGET = 512
-"""Credits to ask for: 32 MiB in flight."""
 CREDIT_BYTES = 64 * 1024
 _CANCEL_GRACE_S = 2.0
 """How long a cancelled call may take to collect what is in flight, before its connection is given up."""
@@ -335,7 +333,7 @@ def _ramp_up_credits(link: Link) -> None:
         connection.echo(sid=link.session_id, timeout=connection.timeout_s, credit_request=CREDIT_TARGET - before + 1)
     most = min(connection.max_read_size, connection.max_write_size)
     if connection.supports_multi_credit:
-        most = min(most, max(1, window.available) * CREDIT_BYTES)
+        most = min(most, max(1, window.available // 2) * CREDIT_BYTES)
     else:
         most = min(most, CREDIT_BYTES)
     link.piece_bytes = min(link.piece_bytes, most)
