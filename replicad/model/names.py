@@ -29,14 +29,16 @@ def check_name(name: str, what: str = "name") -> str:
     """
 
     def refuse(reason: str) -> InvalidNameError:
-        return InvalidNameError("use", f"{what} {printable(name)!r}", reason, "Choose another name.")
+        return InvalidNameError("use", f"{what} '{printable(name)}'", reason, "Choose another name.")
 
     if name in ("", ".", ".."):
         raise refuse("it does not name anything inside its directory")
     for character in name:
         if character in _FORBIDDEN:
-            raise refuse(f"it holds {character!r}, which SMB shares do not allow in a name")
-        if unicodedata.category(character) in ("Cc", "Cs"):
+            raise refuse(f"it holds '{character}', which SMB shares do not allow in a name")
+        if unicodedata.category(character) == "Cs":
+            raise refuse("it is not valid UTF-8")
+        if unicodedata.category(character) == "Cc":
             raise refuse(f"it holds the control character U+{ord(character):04X}")
     if name[-1] in ". ":
         raise refuse("it ends in a dot or a space, which Windows drops")
@@ -57,6 +59,14 @@ def check_path(path: str, what: str = "path") -> str:
 def join(*parts: str) -> str:
     """The parts with '/' between them, empty ones left out."""
     return "/".join(part for part in parts if part)
+
+
+def path_on(share_name: str, path: str) -> str:
+    r"""How people write a path of a share, given the share's name: `\\server\share\a\b`, `/srv/vms/a/b`."""
+    separator = "\\" if share_name.startswith("\\") else "/"
+    if not path:
+        return share_name
+    return share_name.rstrip(separator) + "".join(separator + part for part in path.split("/") if part)
 
 
 def parent(path: str) -> str:

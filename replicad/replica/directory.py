@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from replicad.model.errors import ConflictError, DivergedError, IntegrityError, NotFoundError, StaleGenerationError
+from replicad.model.names import path_on
 from replicad.model.points import CycleRecord, RecoveryPoint, ReplicaRecord, Role
 from replicad.storage.documents import read_whole, replace_whole
 from replicad.storage.port import Share
@@ -31,7 +32,7 @@ class Replica:
     @property
     def name(self) -> str:
         """How users know it."""
-        return f"{self.share.name}/{self.layout.root}"
+        return path_on(self.share.name, self.layout.root)
 
     def owner(self, disk_id: str) -> ManifestOwner:
         """What the manifests of one disk are marked with."""
@@ -58,7 +59,7 @@ async def open_replica(share: Share, vm_dir: str) -> Replica | None:
         raw = await read_whole(share, layout.record, MAX_RECORD_BYTES)
     except NotFoundError:
         return None
-    return Replica(share, layout, decode(raw, ReplicaRecord, f"{share.name}/{layout.record}"))
+    return Replica(share, layout, decode(raw, ReplicaRecord, path_on(share.name, layout.record)))
 
 
 async def require_replica(share: Share, vm_dir: str) -> Replica:
@@ -66,7 +67,7 @@ async def require_replica(share: Share, vm_dir: str) -> Replica:
     replica = await open_replica(share, vm_dir)
     if replica is None:
         raise NotFoundError(
-            "find", f"a replica in {share.name}/{vm_dir}", "there is no replica.json",
+            "find", f"a replica in {path_on(share.name, vm_dir)}", "there is no replica.json",
             "Check the address; a replica is made by the first 'replicad sync'.",
         )  # fmt: skip
     return replica
@@ -87,7 +88,7 @@ async def create_replica(share: Share, record: ReplicaRecord) -> Replica:
             known = not await share.list(f"{layout.root}/{entry.name}")
         if not known:
             raise ConflictError(
-                "make a replica in", f"{share.name}/{layout.root}",
+                "make a replica in", path_on(share.name, layout.root),
                 f"the directory holds {entry.name!r}, which no replica.json accounts for",
                 "Choose another replica share, or move what is there away.",
             )  # fmt: skip
@@ -164,7 +165,7 @@ async def read_finished_pending(replica: Replica, number: int) -> RecoveryPoint 
 
 async def _read_point_in(replica: Replica, directory: str, number: int) -> RecoveryPoint:
     path = replica.layout.point_record(directory)
-    subject = f"{replica.share.name}/{path}"
+    subject = path_on(replica.share.name, path)
     point = decode(await read_whole(replica.share, path, MAX_RECORD_BYTES), RecoveryPoint, subject)
     if (point.number, point.replica_id) != (number, replica.record.replica_id):
         raise IntegrityError("use", subject, f"it is the record of point {point.number} of another place")
@@ -174,7 +175,7 @@ async def _read_point_in(replica: Replica, directory: str, number: int) -> Recov
 async def read_cycle(replica: Replica, number: int) -> CycleRecord | None:
     """What a cycle under way wrote down when it began; None if it did not get so far."""
     path = replica.layout.cycle_record(replica.layout.pending_dir(number))
-    subject = f"{replica.share.name}/{path}"
+    subject = path_on(replica.share.name, path)
     try:
         cycle = decode(await read_whole(replica.share, path, MAX_RECORD_BYTES), CycleRecord, subject)
     except NotFoundError:

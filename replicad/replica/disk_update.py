@@ -11,9 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from replicad.model.chunks import chunk_length
-from replicad.model.errors import NotFoundError
+from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import Manifest
-from replicad.model.names import parent
+from replicad.model.names import parent, path_on
 from replicad.model.points import UndoReference
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, Share, ShareFile
@@ -132,7 +132,7 @@ class DiskUpdate:
             # The log was made, and nothing else yet.
             await self._share.remove(self._log_path)
             return False
-        subject = f"undo log {self._share.name}/{self._log_path}"
+        subject = f"undo log {path_on(self._share.name, self._log_path)}"
         disk = await self._share.open(self._working_path, OpenMode.WRITE)
         try:
             log_file = await self._share.open(self._log_path, OpenMode.WRITE)
@@ -145,7 +145,7 @@ class DiskUpdate:
             await disk.close()
             raise
         self._working = working
-        await self._grow(disk)
+        await self._grow(disk, self._target.size_bytes)
         return True
 
     async def _resume(self, disk: ShareFile, log_file: ShareFile, subject: str) -> _Working:
@@ -204,14 +204,25 @@ class DiskUpdate:
                 await log_file.close()
                 raise
             self._working = _Working(disk, log_file, log)
-            await self._grow(disk)
+            # Not only to the new size: a disk that somebody cut must have room for what is saved of it.
+            await self._grow(disk, self.known.limit_bytes)
         return self._working
 
     async def _take_working_name(self) -> ShareFile:
         own = self._layout.disk(self._target.path)
+        await self._check_size(own)
         await self._share.rename(own, self._working_path)
         await self._share.flush_directory(parent(own))
         return await self._share.open(self._working_path, OpenMode.WRITE)
+
+    async def _check_size(self, path: str) -> None:
+        size_bytes, wanted_bytes = (await self._share.stat(path)).size_bytes, self.known.previous.size_bytes
+        if size_bytes != wanted_bytes and not self.known.read_back:
+            raise IntegrityError(
+                "update", f"{self._share.name}/{path}",
+                f"it is {size_bytes} bytes long and was {wanted_bytes} at the latest point: somebody else changed it",
+                "Run 'replicad sync --resync': it reads both sides and makes the replica right again.",
+            )  # fmt: skip
 
     async def _create_new(self) -> ShareFile:
         path = self._working_path
@@ -222,9 +233,9 @@ class DiskUpdate:
         await self._share.flush_directory(parent(path))
         return file
 
-    async def _grow(self, disk: ShareFile) -> None:
-        if (await disk.identity()).size_bytes < self._target.size_bytes:
-            await disk.set_size(self._target.size_bytes)
+    async def _grow(self, disk: ShareFile, size_bytes: int) -> None:
+        if (await disk.identity()).size_bytes < size_bytes:
+            await disk.set_size(size_bytes)
 
     async def read_back(self, index: int) -> bytes:
         """The bytes of one chunk as the share holds them now."""

@@ -19,6 +19,7 @@ from replicad.model.chunks import chunk_count, is_chunk_size
 from replicad.model.errors import FormatVersionError, IntegrityError, NotFoundError, UnsupportedError
 from replicad.model.extents import clip, widen
 from replicad.model.manifest import PAGE_BYTES, PAGE_HASHES, Manifest
+from replicad.model.names import path_on
 from replicad.storage.port import CopyRange, OpenMode, Share, ShareFile
 
 HEADER_BYTES = 4096
@@ -150,7 +151,7 @@ async def read_manifest(share: Share, path: str, owner: ManifestOwner, digest: s
     Guarantees that it is the one with this digest and owner, down to every byte of the file that is not a hole. Raises
     IntegrityError (or NotFoundError if the file is gone).
     """
-    subject = f"manifest {share.name}/{path}"
+    subject = f"manifest {path_on(share.name, path)}"
     async with await share.open(path, OpenMode.READ) as file:
         size_bytes = (await file.identity()).size_bytes
         header = bytearray(HEADER_BYTES)

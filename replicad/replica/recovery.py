@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import ConflictError, IntegrityError
 from replicad.model.manifest import ZERO_HASH
-from replicad.model.names import join, parent
+from replicad.model.names import join, last_part, parent, path_on
 from replicad.model.points import Change, CycleRecord, RecoveryPoint
 from replicad.storage.documents import exists, remove_tree
 from replicad.storage.port import OpenMode, ShareFile
@@ -83,8 +83,8 @@ async def settle(replica: Replica, latest: RecoveryPoint) -> None:
     for source, target in renames:
         if target in there:
             raise ConflictError(
-                "give", f"{share.name}/{source}", f"its place {target!r} is taken by a file that is not replicad's",
-                "Move that file away, then run the same command again.",
+                "give its own name to", path_on(share.name, source), f"'{last_part(target)}' is there as well",
+                "Move the one that is not replicad's away, then run the same command again.",
             )  # fmt: skip
         await share.rename(source, target)
     for directory in sorted({parent(path) for rename in renames for path in rename}):
@@ -157,7 +157,7 @@ async def _roll_back_disk(replica: Replica, pending: str, path: str) -> None:
     own, working, log_path = layout.disk(path), layout.updating(path), layout.undo(pending, path)
     if not await exists(share, working):
         return  # Not touched yet, or rolled back already: it gets its own name back last.
-    subject = f"undo log {share.name}/{log_path}"
+    subject = f"undo log {path_on(share.name, log_path)}"
     async with await share.open(log_path, OpenMode.READ) as log_file:
         if (await log_file.identity()).size_bytes > 0:
             index = await index_undo_log(log_file, subject, None)

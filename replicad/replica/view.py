@@ -15,6 +15,7 @@ from typing import Self
 from replicad.model.chunks import chunk_count, chunk_length
 from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import Manifest, ManifestEdit
+from replicad.model.names import path_on
 from replicad.model.points import DiskState, RecoveryPoint
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, ShareFile
@@ -170,7 +171,7 @@ async def open_point_disk(
             if newer is not None and newer.undo is not None:
                 path = replica.layout.undo(replica.layout.point_dir(point.number), newer.path)
                 file = await files.enter_async_context(await replica.share.open(path, OpenMode.READ))
-                index = await index_undo_log(file, f"undo log {replica.share.name}/{path}", newer.undo)
+                index = await index_undo_log(file, f"undo log {path_on(replica.share.name, path)}", newer.undo)
                 disk.manifest = _apply(disk, _Layer(index, file, unfinished=False), disk.manifest)
         if manifest_digest(disk.manifest, owner) != state.manifest.digest:
             raise IntegrityError(
@@ -205,7 +206,7 @@ async def _first_there(replica: Replica, paths: Sequence[str]) -> str:
         if await exists(replica.share, path):
             return path
     raise IntegrityError(
-        "read", f"{replica.share.name}/{paths[-1]}", "the file is missing from the replica",
+        "read", path_on(replica.share.name, paths[-1]), "the file is missing from the replica",
         "Put it back if it was moved away; else 'replicad sync --resync' makes it anew from the source.",
     )  # fmt: skip
 
@@ -217,7 +218,7 @@ async def _add_pending(disk: PointDisk, replica: Replica, pending: int, files: A
         return
     file = await files.enter_async_context(await replica.share.open(path, OpenMode.READ))
     if (await file.identity()).size_bytes > 0:
-        index = await index_undo_log(file, f"undo log {replica.share.name}/{path}", None)
+        index = await index_undo_log(file, f"undo log {path_on(replica.share.name, path)}", None)
         _apply(disk, _Layer(index, file, unfinished=True), disk.manifest)
 
 

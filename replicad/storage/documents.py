@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from replicad.model.errors import BusyError, IntegrityError, InvalidNameError, NotFoundError
-from replicad.model.names import join, parent
+from replicad.model.names import join, parent, path_on
 
 from .port import OpenMode, Share
 
@@ -28,11 +28,11 @@ async def read_whole(share: Share, path: str, limit_bytes: int) -> bytes:
         size = (await file.identity()).size_bytes
         if size > limit_bytes:
             answer = f"it is {size} bytes long, and at most {limit_bytes} are expected"
-            raise IntegrityError("read", join(share.name, path), answer)
+            raise IntegrityError("read", path_on(share.name, path), answer)
         buffer = bytearray(size + 1)
         count = await file.read_into(buffer, 0)
         if count > size:
-            raise BusyError("read", join(share.name, path), "it grew while it was read", "Try again.")
+            raise BusyError("read", path_on(share.name, path), "it grew while it was read", "Try again.")
         return bytes(memoryview(buffer)[:count])
 
 

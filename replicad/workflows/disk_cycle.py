@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 from replicad.model.errors import IntegrityError
 from replicad.model.manifest import Manifest
+from replicad.model.names import path_on
 from replicad.model.plan import PlannedDisk
-from replicad.model.points import Change, DiskState, PendingDisk
+from replicad.model.points import Change, DiskState, ManifestReference, PendingDisk
 from replicad.model.progress import Warned
 from replicad.replica.cycle import Cycle
 from replicad.replica.directory import Replica
@@ -36,7 +37,7 @@ async def send_disk(
     """Bring the replica of one disk up to date, all but its name; what was sent is flushed and a sample read back."""
     began_s = ctx.clock.monotonic_s()
     replica = cycle.replica
-    update, disk_id = await _begin(disk, file.size_bytes, cycle, resync=resync, ctx=ctx)
+    update, disk_id, base = await _begin(disk, file.size_bytes, cycle, resync=resync, ctx=ctx)
     try:
         hashing = Hashing(ctx.hashing, update.known.chunk_bytes, replica.seed)
         if resync:
@@ -44,15 +45,15 @@ async def send_disk(
         changes = await source.changes(file)
         tally = await send_changes(file.file, changes, update.known, hashing, update.write, ctx)
         result = await update.finish()
-        await read_back_sample(update, tally, replica.seed, f"{replica.name}/{file.path}")
+        await read_back_sample(update, tally, replica.seed, path_on(replica.name, file.path))
     finally:
         await update.close()
-    if disk.known is not None and not result.touched:
-        reference, change = disk.known.manifest, Change.UNCHANGED
+    change = Change.INITIAL if disk.known is None else Change.DELTA if result.touched else Change.UNCHANGED
+    if base is not None and not result.touched:
+        reference = base
     else:
-        base = (disk.known.manifest, update.known.previous) if disk.known else None
-        reference = await cycle.write_manifest(disk_id, file.path, result.manifest, base)
-        change = Change.DELTA if disk.known else Change.INITIAL
+        common = (base, update.known.previous) if base else None
+        reference = await cycle.write_manifest(disk_id, file.path, result.manifest, common)
     statistics = tally.statistics(result.undo_bytes, round((ctx.clock.monotonic_s() - began_s) * 1000))
     state = DiskState(
         disk_id, file.path, file.kind, file.size_bytes, result.manifest.chunk_bytes, change, changes.provenance,
@@ -63,18 +64,20 @@ async def send_disk(
 
 async def _begin(
     disk: PlannedDisk, size_bytes: int, cycle: Cycle, *, resync: bool, ctx: Context
-) -> tuple[DiskUpdate, str]:
+) -> tuple[DiskUpdate, str, ManifestReference | None]:
+    """The update, the disk's id, and the manifest file that it goes on from, if there is a sound one."""
     if disk.known is None:
         pending = _pending_disk(cycle, disk.source.path)
-        return await cycle.update_new(pending, size_bytes), pending.id
+        return await cycle.update_new(pending, size_bytes), pending.id, None
+    base: ManifestReference | None = disk.known.manifest
     try:
-        previous = await load_manifest(cycle.replica, disk.known, ctx.cache)
+        previous = await load_manifest(cycle.replica, disk.known, None if resync else ctx.cache)
     except IntegrityError as error:
         if not resync:
             raise
         ctx.observe(Warned(f"{error.subject}: {error.answer}; it is made anew from the replica's disk"))
-        previous = await _manifest_from_disk(cycle.replica, disk, ctx)
-    return await cycle.update_known(disk.known, previous, size_bytes), disk.known.id
+        previous, base = await _manifest_from_disk(cycle.replica, disk, ctx), None
+    return await cycle.update_known(disk.known, previous, size_bytes), disk.known.id, base
 
 
 async def _manifest_from_disk(replica: Replica, disk: PlannedDisk, ctx: Context) -> Manifest:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from replicad.model.errors import AlreadyExistsError, NotFoundError
-from replicad.model.names import join, parent
+from replicad.model.names import parent, path_on
 from replicad.model.points import DiskState, RecoveryPoint
 from replicad.model.progress import Advanced, PhaseStarted
 from replicad.replica.view import PointDisk, open_point_disk
@@ -54,7 +54,7 @@ async def _check_target(point: RecoveryPoint, target: Share) -> None:
     for disk in point.disks:
         if await exists(target, disk.path):
             raise AlreadyExistsError(
-                "restore", f"{join(target.name, disk.path)}", "there is a file of that name already",
+                "restore", path_on(target.name, disk.path), "there is a file of that name already",
                 "Restore to an empty directory; nothing was written.",
             )  # fmt: skip
 

@@ -19,8 +19,10 @@ def test_usable_names_pass(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "why"),
     [
-        ("", "inside its directory"), (".", "inside"), ("..", "inside"), ("a/b", "'/'"), ("a\\b", "SMB shares do not allow"),
-        ("a:b", "':'"), ("a\0b", "U\\+0000"), ("a\nb", "U\\+000A"), ("\ud800", "not valid UTF-8"), ("web.", "ends in a dot"),
+        ("", "inside its directory"), (".", "inside"), ("..", "inside"), ("a/b", "'/'"),
+        ("a\\b", "SMB shares do not allow"),
+        ("a:b", "':'"), ("a\0b", "U\\+0000"), ("a\nb", "U\\+000A"), ("\ud800", "not valid UTF-8"),
+        ("web.", "ends in a dot"),
         ("web ", "ends in a dot or a space"), ("NUL", "device"), ("com1.vhdx", "device"), ("aux .txt", "device"),
         ("가" * 86, "258 bytes"), ("what?", "'\\?'"),
     ],

@@ -6,8 +6,13 @@ from random import Random
 
 import pytest
 
+from replicad.model.errors import DivergedError, IntegrityError
 from replicad.model.points import Change, Consistency, CycleKind
-from tests.support.world import CHUNK, memory_world, mutate
+from replicad.model.progress import Warned
+from replicad.replica.layout import Layout
+from replicad.storage.memory import MemoryShare
+from replicad.storage.port import OpenMode
+from tests.support.world import CHUNK, VM, digests, memory_world, mutate
 
 
 async def test_first_cycle_makes_a_point_that_restores_exactly() -> None:
@@ -43,8 +48,61 @@ async def test_unchanged_disk_is_left_untouched() -> None:
         await world.check_all_points()
 
 
+@pytest.mark.parametrize("size", [CHUNK, 6 * CHUNK + 1])
+async def test_a_replica_that_somebody_cut_or_grew_is_noticed_and_resynchronised(size: int) -> None:
+    async with memory_world() as world:
+        data = Random(1).randbytes(4 * CHUNK)
+        await world.put("a.vhd", data)
+        await world.sync()
+        async with await world.replica.open(Layout(VM).disk("a.vhd"), OpenMode.WRITE) as file:
+            await file.set_size(size)
+        await world.put("a.vhd", data[: 3 * CHUNK] + b"changed" + data[3 * CHUNK + 7 :])
+        with pytest.raises(IntegrityError, match=r"somebody else changed it.*--resync"):
+            await world.sync()
+        report = await world.sync(resync=True)
+        assert digests(await world.restored(report.point.number)) == digests(world.disks)
+
+
+async def test_resynchronisation_mends_what_the_manifest_does_not_know_about() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", Random(1).randbytes(4 * CHUNK))
+        await world.sync()
+        async with await world.replica.open(Layout(VM).disk("a.vhd"), OpenMode.WRITE) as file:
+            await file.write(b"bit rot", 2 * CHUNK)
+        report = await world.sync(resync=True)
+        assert report.point.statistics.sent_bytes == CHUNK
+        assert any(isinstance(e, Warned) and "1 chunks of the replica" in e.text for e in world.events)
+        await world.check_all_points()  # the point before is whole again, too
+
+
+async def test_resynchronisation_goes_on_without_the_manifest() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", Random(1).randbytes(4 * CHUNK))
+        await world.sync()
+        async with await world.replica.open(Layout(VM).manifest("a.vhd", 1), OpenMode.WRITE) as file:
+            await file.write(b"?", 4096)
+        with pytest.raises(IntegrityError, match="verify --repair"):
+            await world.sync()
+        await world.sync(resync=True)
+        await world.check_all_points()
+
+
+async def test_another_source_is_refused_until_a_resynchronisation_adopts_it() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", Random(1).randbytes(4 * CHUNK))
+        await world.sync()
+        moved = MemoryShare("moved")
+        world.source = moved
+        await world.put("a.vhd", Random(1).randbytes(4 * CHUNK))
+        with pytest.raises(DivergedError, match="the source is now moved"):
+            await world.sync()
+        await world.sync(resync=True)
+        await world.sync()
+        await world.check_all_points()
+
+
 @pytest.mark.parametrize("server_copy", [True, False])
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(15))
 async def test_every_point_restores_exactly_after_random_rounds(seed: int, server_copy: bool) -> None:
     async with memory_world(seed, server_copy=server_copy) as world:
         random = Random(seed)
