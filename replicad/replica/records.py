@@ -11,6 +11,7 @@ import json
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -80,7 +81,14 @@ def decode(raw: bytes, kind: type[Record], subject: str) -> Record:
             "Use the version of replicad that wrote it, or a newer one.",
         )  # fmt: skip
     try:
-        return TypeAdapter(kind).validate_json(_canonical(document), strict=True)
+        record: Record = _checker(kind).validate_json(_canonical(document), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise damaged(f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None
+    return record
+
+
+@cache
+def _checker(kind: type[Any]) -> TypeAdapter[Any]:
+    """Making one takes some 70 times as long as checking a record with it, and a replica has hundreds of them."""
+    return TypeAdapter(kind)
