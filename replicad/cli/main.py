@@ -21,11 +21,13 @@ VERBS: dict[str, tuple[str, str]] = {
     "check-config": ("replicad.cli.check_config", "Say what is wrong in the configuration, or nothing."),
     "schema": ("replicad.cli.schema", "Print the JSON Schema of the configuration, for editors."),
     "inspect": ("replicad.cli.inspect", "Say what a virtual disk is, and whether it is damaged."),
+    "probe": ("replicad.cli.probe", "Try everything that a share must do, and say what to do where it does not."),
     "sync": ("replicad.cli.sync", "Run a cycle of replication now."),
     "status": ("replicad.cli.status", "Tell how each virtual machine's replication stands."),
     "points": ("replicad.cli.points", "List recovery points."),
     "verify": ("replicad.cli.verify", "Read a replica back and compare it with its manifests."),
     "restore": ("replicad.cli.restore", "Write a point's disks somewhere else."),
+    "demo": ("replicad.cli.demo.command", "Show the whole story on this machine, with real SMB servers."),
 }
 
 
