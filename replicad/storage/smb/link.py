@@ -249,17 +249,17 @@ async def connect(endpoint: Endpoint, previous_session_id: int = 0) -> Link:
     """
     link = Link(endpoint, Connection(endpoint, await dial(endpoint), previous_session_id))
     try:
-        await _negotiate(link)
-        await _sign_in(link)
-        await link.run("talk to", link.server, lambda job: _ramp_up_credits(link))
-        link.connection.timeout_s = endpoint.timeout_s
+        await negotiate(link)
+        refuse_unprotected(link)
+        await sign_in(link)
     except BaseException:
         await link.close()
         raise
     return link
 
 
-async def _negotiate(link: Link) -> None:
+async def negotiate(link: Link) -> None:
+    """Agree on a dialect. UnreachableError, TimedOutError; UnsupportedError for a dialect that is too old."""
     connection, endpoint = link.connection, link.endpoint
     subject = f"server {endpoint.where}"
     try:
@@ -275,14 +275,21 @@ async def _negotiate(link: Link) -> None:
             "negotiate with", subject, f"it speaks {spoken} at most, and SMB 3.0.2 or later is needed",
             "Allow newer dialects on the server (Samba: 'server max protocol = SMB3').",
         ) from None  # fmt: skip
-    if endpoint.encryption_required and not connection.supports_encryption:
+
+
+def refuse_unprotected(link: Link) -> None:
+    """UnsupportedError if the server does not offer what the configuration requires."""
+    if link.endpoint.encryption_required and not link.connection.supports_encryption:
         raise UnsupportedError(
-            "negotiate with", subject, "it does not offer encryption, which the configuration requires",
+            "negotiate with",
+            f"server {link.endpoint.where}",
+            "it does not offer encryption, which the configuration requires",
             "Allow encryption on the server (Samba: 'server smb encrypt = default'), or set 'encryption: allowed'.",
-        ) from None  # fmt: skip
+        )
 
 
-async def _sign_in(link: Link) -> None:
+async def sign_in(link: Link) -> None:
+    """Sign in, and get the link ready for use. SignInError, UnreachableError, TimedOutError."""
     endpoint, connection = link.endpoint, link.connection
     subject = f"server {endpoint.where}" + (f" as {endpoint.username}" if endpoint.username else "")
     password = await endpoint.password() if endpoint.password is not None else None
@@ -291,7 +298,7 @@ async def _sign_in(link: Link) -> None:
         require_encryption=endpoint.encryption_required,
     )  # fmt: skip
 
-    def sign_in(job: Job) -> None:
+    def set_up(job: Job) -> None:
         try:
             session.connect()
         except SMBResponseException as error:
@@ -308,8 +315,10 @@ async def _sign_in(link: Link) -> None:
         finally:
             session.password = None
 
-    await link.run("sign in to", subject, sign_in)
+    await link.run("sign in to", subject, set_up)
     link.session = session
+    await link.run("talk to", link.server, lambda job: _ramp_up_credits(link))
+    connection.timeout_s = endpoint.timeout_s
 
 
 def _no_credentials(endpoint: Endpoint, subject: str) -> SignInError:

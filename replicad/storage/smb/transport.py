@@ -52,14 +52,15 @@ async def dial(endpoint: Endpoint) -> socket.socket:
     failures: list[ReplicadError] = []
     for family, address in await resolve(endpoint):
         try:
-            return await _connect(endpoint, family, address)
+            return await connect_to(endpoint, family, address)
         except (UnreachableError, TimedOutError) as failure:
             failures.append(failure)
     # The first address is the one the system prefers, so its failure is the one to tell.
     raise failures[0] if failures else UnreachableError("find", f"server {endpoint.host}", "it has no address")
 
 
-async def _connect(endpoint: Endpoint, family: socket.AddressFamily, address: tuple[str | int, ...]) -> socket.socket:
+async def connect_to(endpoint: Endpoint, family: socket.AddressFamily, address: tuple[str | int, ...]) -> socket.socket:
+    """A TCP connection to one address of the server. UnreachableError, TimedOutError."""
     subject = f"server {endpoint.where}"
     if str(address[0]) != endpoint.host:
         subject += f" ({address[0]})"

@@ -6,7 +6,14 @@ import contextlib
 import secrets
 from typing import TYPE_CHECKING
 
-from replicad.model.errors import AccessDeniedError, BusyError, NotFoundError, OutOfSpaceError, UnsupportedError
+from replicad.model.errors import (
+    AccessDeniedError,
+    BusyError,
+    NotFoundError,
+    OutOfSpaceError,
+    PermanentError,
+    UnsupportedError,
+)
 from replicad.model.extents import Extent
 from replicad.storage.port import Capabilities, CopyRange, OpenMode
 
@@ -25,16 +32,17 @@ _SUPPORTS_SPARSE_FILES = 0x0000_0040
 async def try_out(share: SmbShare) -> Capabilities:
     """The capabilities of a share; where it lets us write nothing, what it tells of itself."""
     path = PREFIX + secrets.token_hex(8)
+    refusal: PermanentError | None = None
     try:
-        file = await share.open(path, OpenMode.CREATE)
-    except (AccessDeniedError, OutOfSpaceError) as refusal:
-        return await _as_told(share, f"Nothing could be written ({refusal.answer}), so this is what the server tells.")
-    try:
-        async with file:
+        async with await share.open(path, OpenMode.CREATE) as file:
             return await _with_file(share, path, file)
+    except (AccessDeniedError, OutOfSpaceError) as error:
+        refusal = error
     finally:
-        with contextlib.suppress(NotFoundError):
+        # A creation that was cancelled may have taken effect.
+        with contextlib.suppress(NotFoundError, AccessDeniedError):
             await share.remove(path)
+    return await _as_told(share, f"Nothing could be written ({refusal.answer}), so this is what the server tells.")
 
 
 async def _as_told(share: SmbShare, note: str) -> Capabilities:
