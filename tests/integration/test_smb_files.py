@@ -3,6 +3,7 @@ and full disks."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,14 @@ import pytest
 
 from replicad.cli.demo.samba import PrivateSamba, SambaShare
 from replicad.model.address import SmbAddress
-from replicad.model.errors import NotFoundError, OutOfSpaceError, PermanentError, ReplicadError, UnsupportedError
+from replicad.model.errors import (
+    BusyError,
+    NotFoundError,
+    OutOfSpaceError,
+    PermanentError,
+    ReplicadError,
+    UnsupportedError,
+)
 from replicad.model.extents import Extent, total_bytes
 from replicad.storage.port import Capabilities, CopyRange, OpenMode
 from replicad.storage.smb.link import CopyLimits
@@ -192,6 +200,31 @@ async def test_a_server_that_follows_no_links_has_them_refused() -> None:
             assert await get(share, "real") == b"abc"
             with pytest.raises(ReplicadError):
                 await get(share, "link")
+
+
+async def test_a_dfs_link_is_told_as_one() -> None:
+    with running_samba(settings={"host msdfs": "yes", "msdfs root": "yes"}) as server:
+        (server.share_directory(PLAIN) / "다른 곳").symlink_to("msdfs:other\\share")
+        async with open_share(server, SmbAddress("nas", PLAIN)) as share:
+            await put(share, "disk", b"here")
+            assert await get(share, "disk") == b"here"
+            with pytest.raises(UnsupportedError, match=r"the path is a DFS link to another server\. Name the server"):
+                await get(share, "다른 곳/disk")
+
+
+async def test_a_file_that_is_being_deleted_is_waited_for_and_then_told(samba: SambaDirectory) -> None:
+    async with open_share(samba.server, samba.address()) as share, open_share(samba.server, samba.address()) as other:
+        await put(share, "disk", b"1")
+        reader = await other.open("disk", OpenMode.READ)
+        await share.remove("disk")
+        with pytest.raises(BusyError, match="it is being deleted while somebody still has it open"):
+            await share.stat("disk")
+        waiting = asyncio.ensure_future(share.stat("disk"))
+        await reader.close()
+        with pytest.raises(NotFoundError):
+            await waiting
+        await put(share, "disk", b"2")
+        assert await get(other, "disk") == b"2"
 
 
 # --- full disks ------------------------------------------------------------------------------------------------------

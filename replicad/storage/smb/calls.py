@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 from typing import Any
 
@@ -31,6 +31,7 @@ from .link import Tree
 
 MAX_LISTING_BYTES = 64 * 1024
 _HEADER_BYTES = 64
+_NAME_SURROGATE = 0x2000_0000
 _FILETIME_EPOCH = 116_444_736_000_000_000
 """1970 in the 100 ns intervals since 1601 in which Windows counts time."""
 
@@ -107,6 +108,7 @@ class Facts:
     attributes: Attribute
     file_id: int = 0
     name: str = ""
+    reparse_tag: int | None = None
 
     @property
     def is_dir(self) -> bool:
@@ -115,8 +117,13 @@ class Facts:
 
     @property
     def is_link(self) -> bool:
-        """Whether it is a symbolic link or another reparse point."""
-        return Attribute.REPARSE_POINT in self.attributes
+        """Whether it stands for something elsewhere: a symbolic link or a mount point (MS-FSCC §2.1.2.1).
+
+        Other reparse points are files like any other to whoever opens them, deduplicated ones for example.
+        """
+        if Attribute.REPARSE_POINT not in self.attributes:
+            return False
+        return self.reparse_tag is None or bool(self.reparse_tag & _NAME_SURROGATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,14 +158,33 @@ def create(
     disposition: Disposition = Disposition.OPEN,
     options: Options = NO_OPTIONS,
 ) -> Handle:
-    """CREATE (§2.2.13): open or make a file or directory. A reparse point is opened itself, never followed."""
+    """CREATE (§2.2.13): open or make a file or directory. A link is opened itself, never followed."""
+    handle = _create(tree, path, access, sharing, disposition, options | Options.OPEN_REPARSE_POINT)
+    if Attribute.REPARSE_POINT not in handle.facts.attributes:
+        return handle
+    try:
+        facts = replace(handle.facts, reparse_tag=_query_reparse_tag(tree, handle))
+    except BaseException:
+        close(tree, handle)
+        raise
+    if facts.is_link:
+        return replace(handle, facts=facts)
+    # Opened as what it is made of, it would not show its content.
+    close(tree, handle)
+    handle = _create(tree, path, access, sharing, disposition, options)
+    return replace(handle, facts=replace(handle.facts, reparse_tag=facts.reparse_tag))
+
+
+def _create(
+    tree: Tree, path: str, access: Access, sharing: Sharing, disposition: Disposition, options: Options
+) -> Handle:
     message = SMB2CreateRequest()
     message["impersonation_level"] = ImpersonationLevel.Impersonation
     message["desired_access"] = int(access | Access.READ_ATTRIBUTES)
     message["file_attributes"] = 0 if options & Options.DIRECTORY else int(Attribute.NORMAL)
     message["share_access"] = int(sharing)
     message["create_disposition"] = int(disposition)
-    message["create_options"] = int(options | Options.OPEN_REPARSE_POINT)
+    message["create_options"] = int(options)
     message["buffer_path"] = path.encode("utf-16-le") or b"\0\0"
     body = exchange(tree, message)
     _, _, write, change, allocated, size, attributes = struct.unpack_from("<qqqqqqI", body, 8)
@@ -191,6 +217,12 @@ def query_facts(tree: Tree, handle: Handle) -> Facts:
     allocated, size = struct.unpack_from("<qq", body, 40)
     (file_id,) = struct.unpack_from("<Q", body, 64)
     return Facts(_to_ns(write), _to_ns(change), size, allocated, Attribute(attributes), file_id)
+
+
+def _query_reparse_tag(tree: Tree, handle: Handle) -> int:
+    """FileAttributeTagInformation (MS-FSCC §2.4.6)."""
+    _, tag = struct.unpack_from("<II", _query_info(tree, handle, InfoType.SMB2_0_INFO_FILE, 35, 8))
+    return int(tag)
 
 
 def query_free_bytes(tree: Tree, handle: Handle) -> int:
@@ -293,20 +325,21 @@ def list_directory(tree: Tree, handle: Handle) -> Iterator[Facts]:
                 return
             raise
         offset, length = struct.unpack_from("<HI", body, 2)
-        yield from _entries(body[offset - _HEADER_BYTES : offset - _HEADER_BYTES + length])
+        yield from entries(body[offset - _HEADER_BYTES : offset - _HEADER_BYTES + length])
 
 
-def _entries(buffer: bytes) -> Iterator[Facts]:
-    """MS-FSCC §2.4.22, FileIdBothDirectoryInformation."""
+def entries(buffer: bytes) -> Iterator[Facts]:
+    """One answer to a listing: FileIdBothDirectoryInformation (MS-FSCC §2.4.22)."""
     position = 0
     while True:
         step, _, _, _, write, change, size, allocated, attributes, length = struct.unpack_from(
             "<IIqqqqqqII", buffer, position
         )
+        (tag,) = struct.unpack_from("<I", buffer, position + 64)  # EaSize, but for reparse points
         (file_id,) = struct.unpack_from("<Q", buffer, position + 96)
         name = buffer[position + 104 : position + 104 + length].decode("utf-16-le", "surrogatepass")
         if name not in (".", ".."):
-            yield Facts(_to_ns(write), _to_ns(change), size, allocated, Attribute(attributes), file_id, name)
+            yield Facts(_to_ns(write), _to_ns(change), size, allocated, Attribute(attributes), file_id, name, tag)
         if step == 0:
             return
         position += step

@@ -60,7 +60,8 @@ class CreditWindow(dict[str, int]):
     def __init__(self) -> None:
         super().__init__(low=0, high=1)
         self._changed = threading.Condition()
-        self._waiting: deque[object] = deque()
+        self.waiting: deque[object] = deque()
+        """Who waits, the first one first."""
         self._reserved = 0
         self._closed = False
 
@@ -83,17 +84,17 @@ class CreditWindow(dict[str, int]):
         """
         ticket = object()
         with self._changed:
-            self._waiting.append(ticket)
+            self.waiting.append(ticket)
             try:
                 came = self._changed.wait_for(
-                    lambda: self._closed or (self._waiting[0] is ticket and self.available >= count), timeout_s
+                    lambda: self._closed or (self.waiting[0] is ticket and self.available >= count), timeout_s
                 )
                 if not came or self._closed:
                     return False
                 self._reserved += count
                 return True
             finally:
-                self._waiting.remove(ticket)
+                self.waiting.remove(ticket)
                 self._changed.notify_all()
 
     def close(self) -> None:

@@ -37,6 +37,7 @@ class SmbPool:
     """
 
     def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+        self._closed = False
         self._slots = {name.casefold(): _Slot(endpoint) for name, endpoint in endpoints.items()}
 
     async def share(self, address: SmbAddress) -> SmbShare:
@@ -58,6 +59,8 @@ class SmbPool:
         """The connection to the server of `address`; made anew if it was lost, which ends the lost session."""
         slot = self._slot(address)
         async with slot.connecting:
+            if self._closed:
+                raise ValueError("the pool is closed")
             lost_session_id = 0
             if slot.link is not None:
                 if not slot.link.condemned:
@@ -95,7 +98,8 @@ class SmbPool:
             await self._close(slot)
 
     async def close(self) -> None:
-        """Sign out everywhere. Never raises because of a lost connection."""
+        """Sign out everywhere, for good. Never raises because of a lost connection."""
+        self._closed = True
         async with asyncio.TaskGroup() as tasks:
             for slot in self._slots.values():
                 tasks.create_task(self._close(slot))

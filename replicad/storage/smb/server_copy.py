@@ -37,7 +37,7 @@ def copy_chunks(job: Job, tree: Tree, handle: Handle, key: bytes, ranges: Sequen
     remaining = list(ranges)
     while remaining:
         limits = tree.copy_limits
-        for batch in _batches(remaining, limits):
+        for batch in batches(remaining, limits):
             if job.abandoned:
                 raise AbandonedError
             if not _copy(tree, handle, key, batch, subject):
@@ -83,7 +83,8 @@ def _adopt_limits(tree: Tree, error: SMBResponseException) -> bool:
     return True
 
 
-def _batches(ranges: Sequence[CopyRange], limits: CopyLimits) -> Iterator[list[CopyRange]]:
+def batches(ranges: Sequence[CopyRange], limits: CopyLimits) -> Iterator[list[CopyRange]]:
+    """The ranges, cut up and grouped so that each group goes into one request."""
     batch: list[CopyRange] = []
     total = 0
     for piece in (p for one in ranges for p in pieces(one, min(limits.chunk_bytes, limits.total_bytes))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,6 +33,10 @@ _OPENINGS: dict[OpenMode, tuple[Access, Sharing, Disposition]] = {
     OpenMode.WRITE: (_WRITE, Sharing.ALL, Disposition.OPEN),
     OpenMode.CREATE: (_WRITE, Sharing.ALL, Disposition.CREATE),
 }
+
+
+_DELETION_PATIENCE_S = 1.0
+_DELETION_PAUSE_S = 0.02
 
 
 class SmbShare:
@@ -84,7 +89,9 @@ class SmbShare:
 
         def work(job: Job) -> SmbFile:
             try:
-                handle = calls.create(tree, self.remote_path(path), access, sharing, disposition, Options.NON_DIRECTORY)
+                handle = _create_patiently(
+                    job, tree, self.remote_path(path), access, sharing, disposition, Options.NON_DIRECTORY
+                )
             except SMBResponseException as error:
                 if mode is OpenMode.CREATE and error.status == status.FILE_IS_A_DIRECTORY:
                     raise AlreadyExistsError(op, subject, "a directory of that name is there") from None
@@ -234,7 +241,7 @@ class SmbShare:
         tree, subject = await self.tree(), self.subject(path)
 
         def whole(job: Job) -> T:
-            handle = calls.create(tree, self.remote_path(path), access, options=options)
+            handle = _create_patiently(job, tree, self.remote_path(path), access, options=options)
             try:
                 if options & Options.DIRECTORY and handle.facts.is_link and path:
                     raise UnsupportedError(op, subject, "it is a link", "Name the directory that it leads to.")
@@ -248,6 +255,27 @@ class SmbShare:
         check_path(path)
         if below_root and not path:
             raise InvalidNameError(op, self.name, "it is the root of the share")
+
+
+def _create_patiently(
+    job: Job,
+    tree: Tree,
+    remote: str,
+    access: Access,
+    sharing: Sharing = Sharing.ALL,
+    disposition: Disposition = Disposition.OPEN,
+    options: Options = calls.NO_OPTIONS,
+) -> Handle:
+    """As `calls.create`, but a file that is being deleted is given a moment to be gone: it stays in the way until
+    everybody who has it open has closed it, which may be no more than a virus scanner."""
+    deadline_s = time.monotonic() + _DELETION_PATIENCE_S
+    while True:
+        try:
+            return calls.create(tree, remote, access, sharing, disposition, options)
+        except SMBResponseException as error:
+            if error.status != status.DELETE_PENDING or time.monotonic() > deadline_s or job.abandoned:
+                raise
+        time.sleep(_DELETION_PAUSE_S)
 
 
 def _stat(name: str, facts: Facts) -> Stat:
