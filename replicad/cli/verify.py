@@ -100,5 +100,8 @@ def _print(target: ReplicaTarget, found: Verification, as_json: bool) -> None:
         state = "repaired" if damage.repaired else "damaged"
         print_line(f"{state}: {damage.file}: {damage.reason}; affects {damage.costs}")
     points = "point" if len(found.points) == 1 else "points"
-    verdict = "sound" if not found.damages else f"{sum(not d.repaired for d in found.damages)} damages left"
+    left = sum(not d.repaired for d in found.damages)
+    repaired = len(found.damages) - left
+    counts = [f"{left} damaged" if left else "", f"{repaired} repaired" if repaired else ""]
+    verdict = ", ".join(count for count in counts if count) or "sound"
     print_line(f"{target.vm_dir}: {len(found.points)} {points}, {human_bytes(found.read_bytes)} read back: {verdict}")

@@ -12,7 +12,7 @@ from replicad.storage.port import Share
 
 from .layout import Layout, pending_number, point_number
 from .manifest_file import ManifestOwner
-from .records import MAX_RECORD_BYTES, decode, encode
+from .records import MAX_RECORD_BYTES, damaged_record, decode, encode
 from .recovery_text import recovery_text
 
 
@@ -151,8 +151,13 @@ async def list_numbers(replica: Replica) -> Numbers:
 
 
 async def read_point(replica: Replica, number: int) -> RecoveryPoint:
-    """The record of a committed point. NotFoundError if there is no such point; IntegrityError if it is damaged."""
-    return await _read_point_in(replica, replica.layout.point_dir(number), number)
+    """The record of a committed point. IntegrityError if it is damaged or missing."""
+    directory = replica.layout.point_dir(number)
+    try:
+        return await _read_point_in(replica, directory, number)
+    except NotFoundError:
+        subject = path_on(replica.share.name, replica.layout.point_record(directory))
+        raise damaged_record(subject, RecoveryPoint, "the file is missing") from None
 
 
 async def read_finished_pending(replica: Replica, number: int) -> RecoveryPoint | None:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from replicad.model.chunks import chunk_length
-from replicad.model.errors import IntegrityError, NotFoundError
+from replicad.model.errors import NotFoundError
 from replicad.model.manifest import Manifest
 from replicad.model.names import parent, path_on
 from replicad.model.points import UndoReference
@@ -103,6 +103,7 @@ class DiskUpdate:
         self._seed = seed
         self._still_ours = still_ours
         self._working: _Working | None = None
+        self._lost = self._misfits = False
         self._header = UndoHeader(
             target.replica_id, target.disk_id, target.point, previous.chunk_bytes, previous.size_bytes
         )
@@ -123,6 +124,15 @@ class DiskUpdate:
     def has_disk(self) -> bool:
         """Whether there is anything on the share yet."""
         return self._working is not None or not self._target.is_new
+
+    def learn(self, found: Manifest, size_bytes: int | None) -> int:
+        """Take what was read from the replica's disk for true; None: there is no disk, and one is made anew.
+
+        Returns how many chunks that this cycle has not touched yet were not what the manifest says.
+        """
+        self._lost = size_bytes is None
+        self._misfits = self._working is None and size_bytes != self.known.previous.size_bytes
+        return self.known.believe(found)
 
     async def start(self) -> bool:
         """Look for what an interrupted cycle left of this update; True if there was something to go on with."""
@@ -210,19 +220,11 @@ class DiskUpdate:
 
     async def _take_working_name(self) -> ShareFile:
         own = self._layout.disk(self._target.path)
-        await self._check_size(own)
+        if self._lost:
+            return await self._create_new()
         await self._share.rename(own, self._working_path)
         await self._share.flush_directory(parent(own))
         return await self._share.open(self._working_path, OpenMode.WRITE)
-
-    async def _check_size(self, path: str) -> None:
-        size_bytes, wanted_bytes = (await self._share.stat(path)).size_bytes, self.known.previous.size_bytes
-        if size_bytes != wanted_bytes and not self.known.read_back:
-            raise IntegrityError(
-                "update", f"{self._share.name}/{path}",
-                f"it is {size_bytes} bytes long and was {wanted_bytes} at the latest point: somebody else changed it",
-                "Run 'replicad sync --resync': it reads both sides and makes the replica right again.",
-            )  # fmt: skip
 
     async def _create_new(self) -> ShareFile:
         path = self._working_path
@@ -246,7 +248,8 @@ class DiskUpdate:
     async def finish(self) -> UpdateResult:
         """Cut the disk to its new size where it shrinks, flush it, and tell what its next state is."""
         previous = self.known.previous
-        if self._working is None and self._target.size_bytes == previous.size_bytes and not self._target.is_new:
+        same = self._target.size_bytes == previous.size_bytes and not self._misfits
+        if self._working is None and same and not self._target.is_new:
             return UpdateResult(False, previous, None, 0)
         working = await self._opened()
         cut_off = self.known.cut_off()

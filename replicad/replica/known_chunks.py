@@ -24,8 +24,6 @@ class KnownChunks:
         self.size_bytes = size_bytes
         self.chunk_bytes = previous.chunk_bytes
         self.chunks = chunk_count(size_bytes, previous.chunk_bytes)
-        self.read_back = False
-        """Whether the disk itself was read, so that nothing is taken on trust."""
         self._limit = max(self.chunks, previous.chunks)
         self._present = ManifestEdit(previous, max(size_bytes, previous.size_bytes))
         self._touched = bytearray(self._limit)
@@ -50,7 +48,6 @@ class KnownChunks:
 
         Returns how many chunks that this cycle has not touched yet are not what the manifest says.
         """
-        self.read_back = True
         damaged = 0
         for index in range(self._limit):
             hash_found = found.hash_of(index)

@@ -148,11 +148,15 @@ def _runs(numbers: list[int], longest: int = 256) -> list[range]:
 async def read_manifest(share: Share, path: str, owner: ManifestOwner, digest: str) -> Manifest:
     """The manifest in the file at `path`.
 
-    Guarantees that it is the one with this digest and owner, down to every byte of the file that is not a hole. Raises
-    IntegrityError (or NotFoundError if the file is gone).
+    Guarantees that it is the one with this digest and owner, down to every byte of the file that is not a hole.
+    IntegrityError if it is not, or if the file is gone.
     """
     subject = f"manifest {path_on(share.name, path)}"
-    async with await share.open(path, OpenMode.READ) as file:
+    try:
+        opened = await share.open(path, OpenMode.READ)
+    except NotFoundError:
+        raise _damaged(subject, "the file is missing") from None
+    async with opened as file:
         size_bytes = (await file.identity()).size_bytes
         header = bytearray(HEADER_BYTES)
         if await file.read_into(header, 0) != HEADER_BYTES:

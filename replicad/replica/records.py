@@ -11,7 +11,6 @@ import json
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from functools import cache
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -22,7 +21,17 @@ from replicad.model.points import FORMAT_VERSION, CycleRecord, RecoveryPoint, Re
 Record = TypeVar("Record", bound=ReplicaRecord | RecoveryPoint | CycleRecord)
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
-_HINT = "Run 'replicad verify' to see what else is damaged; recovery points whose own files are sound can be restored."
+_HINTS: dict[type, str] = {
+    ReplicaRecord: (
+        "Put it back from a backup of the replica's share; RECOVERY.txt beside it tells how to take the disks of the "
+        "latest point without it."
+    ),
+    RecoveryPoint: (
+        "Put it back from a backup of the replica's share; until then this point and those before it can't be "
+        "restored, and if it is the latest one, RECOVERY.txt tells how to take its disks by hand."
+    ),
+    CycleRecord: "It is only about the cycle that was interrupted: run 'replicad sync', which goes on without it.",
+}
 
 
 def _plain(value: object) -> Any:
@@ -51,6 +60,11 @@ def encode(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> bytes:
     return _canonical({**document, "seal": _seal(document)})
 
 
+def damaged_record(subject: str, kind: type[Any], reason: str) -> IntegrityError:
+    """The error for a record that can't be what was written."""
+    return IntegrityError("use", subject, f"it is damaged: {reason}", _HINTS[kind])
+
+
 def decode(raw: bytes, kind: type[Record], subject: str) -> Record:
     """The record in `raw`.
 
@@ -59,7 +73,7 @@ def decode(raw: bytes, kind: type[Record], subject: str) -> Record:
     """
 
     def damaged(reason: str) -> IntegrityError:
-        return IntegrityError("use", subject, f"it is damaged: {reason}", _HINT)
+        return damaged_record(subject, kind, reason)
 
     try:
         document = json.loads(raw)
@@ -88,7 +102,12 @@ def decode(raw: bytes, kind: type[Record], subject: str) -> Record:
     return record
 
 
-@cache
 def _checker(kind: type[Any]) -> TypeAdapter[Any]:
     """Making one takes some 70 times as long as checking a record with it, and a replica has hundreds of them."""
-    return TypeAdapter(kind)
+    checker = _checkers.get(kind)
+    if checker is None:
+        checker = _checkers[kind] = TypeAdapter(kind)
+    return checker
+
+
+_checkers: dict[type, TypeAdapter[Any]] = {}

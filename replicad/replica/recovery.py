@@ -6,12 +6,13 @@ Everything here can be interrupted and run again.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from replicad.model.chunks import chunk_length
-from replicad.model.errors import ConflictError, IntegrityError
+from replicad.model.errors import ConflictError, FormatVersionError, IntegrityError
 from replicad.model.manifest import ZERO_HASH
 from replicad.model.names import join, last_part, parent, path_on
-from replicad.model.points import Change, CycleRecord, RecoveryPoint
+from replicad.model.points import FORMAT_VERSION, Change, CycleRecord, RecoveryPoint
 from replicad.storage.documents import exists, remove_tree
 from replicad.storage.port import OpenMode, ShareFile
 
@@ -45,10 +46,33 @@ async def recover(replica: Replica) -> Standing:
     if finished is not None:
         await publish(replica, finished)
         return Standing(finished, None)
-    cycle = await read_cycle(replica, numbers.pending)
-    if cycle is None:
+    cycle = await _read_cycle_or_mend(replica, numbers.pending, latest)
+    if cycle is None or not await _has_journal(replica, numbers.pending):
         await _drop_pending(replica, numbers.pending)
+        return Standing(latest, None)
     return Standing(latest, cycle)
+
+
+async def _has_journal(replica: Replica, pending: int) -> bool:
+    """Whether a pending cycle has an undo log. It makes one before it touches anything."""
+    entries = await replica.share.list(replica.layout.pending_dir(pending))
+    return any(undo_path(entry.name) is not None for entry in entries)
+
+
+async def _read_cycle_or_mend(replica: Replica, pending: int, latest: RecoveryPoint | None) -> CycleRecord | None:
+    """The record of a pending cycle. If it is damaged, what only it knew of, the new disks, is taken away; the undo
+    logs are enough to go on with all others."""
+    try:
+        return await read_cycle(replica, pending)
+    except FormatVersionError:
+        raise
+    except IntegrityError:
+        previous = latest.number if latest else None
+        started = datetime.fromtimestamp(0, UTC)
+        cycle = CycleRecord(FORMAT_VERSION, replica.record.replica_id, pending, previous, started, "", ())
+        known = frozenset(d.path for d in latest.disks) if latest else frozenset[str]()
+        await undo_all_but(replica, Standing(latest, cycle), known)
+        return cycle
 
 
 async def publish(replica: Replica, point: RecoveryPoint) -> None:

@@ -170,8 +170,12 @@ async def open_point_disk(
             newer = point.disk(disk_id)
             if newer is not None and newer.undo is not None:
                 path = replica.layout.undo(replica.layout.point_dir(point.number), newer.path)
-                file = await files.enter_async_context(await replica.share.open(path, OpenMode.READ))
-                index = await index_undo_log(file, f"undo log {path_on(replica.share.name, path)}", newer.undo)
+                subject = f"undo log {path_on(replica.share.name, path)}"
+                try:
+                    file = await files.enter_async_context(await replica.share.open(path, OpenMode.READ))
+                except NotFoundError:
+                    raise damaged(subject, "the file is missing") from None
+                index = await index_undo_log(file, subject, newer.undo)
                 disk.manifest = _apply(disk, _Layer(index, file, unfinished=False), disk.manifest)
         if manifest_digest(disk.manifest, owner) != state.manifest.digest:
             raise IntegrityError(
@@ -193,21 +197,27 @@ async def _find_base(replica: Replica, points: list[RecoveryPoint], disk_id: str
                 layout.manifest(last.path, last.manifest.point),
             )
             contents = (layout.removed(point.number, last.path), layout.disk(last.path))
-            return _Base(await _first_there(replica, contents), await _first_there(replica, manifests), last, False)
+            return _Base(
+                await _first_there(replica, contents, contents[0]),
+                await _first_there(replica, manifests, manifests[0]),
+                last,
+                False,
+            )
         last = state
     if last is None:
         raise NotFoundError("find", f"disk {disk_id} in {replica.name}", "no point has it")
-    places = (layout.updating(last.path), layout.disk(last.path), layout.initial(last.path))
-    return _Base(await _first_there(replica, places), layout.manifest(last.path, last.manifest.point), last, True)
+    own = layout.disk(last.path)
+    places = (layout.updating(last.path), own, layout.initial(last.path))
+    return _Base(await _first_there(replica, places, own), layout.manifest(last.path, last.manifest.point), last, True)
 
 
-async def _first_there(replica: Replica, paths: Sequence[str]) -> str:
+async def _first_there(replica: Replica, paths: Sequence[str], named: str) -> str:
     for path in paths:
         if await exists(replica.share, path):
             return path
     raise IntegrityError(
-        "read", path_on(replica.share.name, paths[-1]), "the file is missing from the replica",
-        "Put it back if it was moved away; else 'replicad sync --resync' makes it anew from the source.",
+        "read", path_on(replica.share.name, named), "the file is missing from the replica",
+        "Put it back if it was moved away; else 'replicad sync --resync' sends it again, as the source has it now.",
     )  # fmt: skip
 
 

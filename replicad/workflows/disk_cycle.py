@@ -5,20 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replicad.model.errors import IntegrityError
-from replicad.model.manifest import Manifest
+from replicad.model.manifest import Manifest, ManifestEdit
 from replicad.model.names import path_on
 from replicad.model.plan import PlannedDisk
 from replicad.model.points import Change, DiskState, ManifestReference, PendingDisk
 from replicad.model.progress import Warned
 from replicad.replica.cycle import Cycle
-from replicad.replica.directory import Replica
 from replicad.replica.disk_update import DiskUpdate
-from replicad.storage.port import OpenMode
 from replicad.tracking.port import ChangeSource, SnapshotFile
 
 from .context import Context
 from .manifests import load_manifest
-from .resync import hash_file, learn_from_replica
+from .resync import check_replica_disk, learn_from_replica, manifest_from_replica
 from .scan import Hashing
 from .sending import read_back_sample, send_changes
 
@@ -70,21 +68,24 @@ async def _begin(
         pending = _pending_disk(cycle, disk.source.path)
         return await cycle.update_new(pending, size_bytes), pending.id, None
     base: ManifestReference | None = disk.known.manifest
+    if not resync:
+        await check_replica_disk(cycle.replica, disk.known)
     try:
         previous = await load_manifest(cycle.replica, disk.known, None if resync else ctx.cache)
     except IntegrityError as error:
         if not resync:
             raise
         ctx.observe(Warned(f"{error.subject}: {error.answer}; it is made anew from the replica's disk"))
-        previous, base = await _manifest_from_disk(cycle.replica, disk, ctx), None
+        previous, base = await _manifest_or_nothing(cycle, disk.known, ctx), None
     return await cycle.update_known(disk.known, previous, size_bytes), disk.known.id, base
 
 
-async def _manifest_from_disk(replica: Replica, disk: PlannedDisk, ctx: Context) -> Manifest:
-    path = replica.layout.disk(disk.source.path)
-    async with await replica.share.open(path, OpenMode.READ) as file:
-        size_bytes = (await file.identity()).size_bytes
-        return await hash_file(file, size_bytes, Hashing(ctx.hashing, disk.chunk_bytes, replica.seed))
+async def _manifest_or_nothing(cycle: Cycle, disk: DiskState, ctx: Context) -> Manifest:
+    """If the disk is missing as well, there is nothing to go on from."""
+    try:
+        return await manifest_from_replica(cycle.replica, disk, cycle.record.number, ctx)
+    except IntegrityError:
+        return ManifestEdit(Manifest(disk.chunk_bytes, 0), disk.size_bytes).finish()
 
 
 def _pending_disk(cycle: Cycle, path: str) -> PendingDisk:

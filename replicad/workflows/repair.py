@@ -22,8 +22,7 @@ from replicad.tracking.port import ChangeSource, SnapshotFile
 
 from .context import Context
 from .opening import OpenedReplica, opened_replica
-from .resync import hash_file
-from .scan import Hashing
+from .resync import manifest_from_replica
 from .verify import Damage, Part, Verification, verify_opened
 
 
@@ -36,10 +35,11 @@ async def verify_and_repair(share: Share, vm_dir: str, source: ChangeSource, ctx
         found = await verify_opened(opened, ctx)
         if not found.damages:
             return found
-        if not opened.writable or opened.numbers.pending is not None:
-            why = "a cycle was interrupted: run 'replicad sync' first" if opened.writable else "the share is read-only"
-            ctx.observe(Warned(f"nothing is repaired, because {why}"))
+        if not opened.writable:
+            ctx.observe(Warned("nothing is repaired, because the share is read-only"))
             return found
+        if opened.numbers.pending is not None:
+            ctx.observe(Warned("a cycle was interrupted: disks are repaired only after the next 'replicad sync'"))
         ctx.observe(PhaseStarted("repairing"))
         mended: list[Damage] = []
         async with _source_files(source, found, ctx) as files:
@@ -73,18 +73,18 @@ async def _repair(opened: OpenedReplica, damage: Damage, files: Mapping[str, Sna
         return True
     for disk in opened.point.disks:
         if damage.part is Part.MANIFEST and damage.file == replica.layout.manifest(disk.path, disk.manifest.point):
-            return await _make_manifest_anew(replica, disk, ctx)
+            return await _make_manifest_anew(opened, disk, ctx)
+        if opened.numbers.pending is not None:
+            continue
         if damage.part is Part.DISK and damage.file == replica.layout.disk(disk.path) and damage.chunks:
             return await _repair_disk(replica, disk, damage.chunks, files.get(disk.path), ctx)
     return False
 
 
-async def _make_manifest_anew(replica: Replica, disk: DiskState, ctx: Context) -> bool:
+async def _make_manifest_anew(opened: OpenedReplica, disk: DiskState, ctx: Context) -> bool:
     """From the replica's disk; the digest that the point names tells whether both are what they must be."""
-    async with await replica.share.open(replica.layout.disk(disk.path), OpenMode.READ) as file:
-        if (await file.identity()).size_bytes != disk.size_bytes:
-            return False
-        manifest = await hash_file(file, disk.size_bytes, Hashing(ctx.hashing, disk.chunk_bytes, replica.seed))
+    replica = opened.replica
+    manifest = await manifest_from_replica(replica, disk, opened.numbers.pending, ctx)
     if manifest_digest(manifest, replica.owner(disk.id)) != disk.manifest.digest:
         ctx.observe(
             Warned(

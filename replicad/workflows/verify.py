@@ -96,7 +96,7 @@ async def _read_points(opened: OpenedReplica, found: Verification) -> list[Recov
             points.append(await read_point(opened.replica, number))
         except (IntegrityError, NotFoundError) as error:
             path = opened.replica.layout.point_record(opened.replica.layout.point_dir(number))
-            found.damages.append(Damage(Part.RECORD, path, error.answer, f"points up to {number} can't be restored"))
+            found.damages.append(Damage(Part.RECORD, path, error.answer, f"points up to {number}"))
     found.points = [p.number for p in points]
     return points
 
@@ -116,7 +116,7 @@ async def _check_texts(opened: OpenedReplica, found: Verification) -> None:
             await read_cycle(replica, opened.numbers.pending)
         except IntegrityError as error:
             path = replica.layout.cycle_record(replica.layout.pending_dir(opened.numbers.pending))
-            found.damages.append(Damage(Part.RECORD, path, error.answer, "the interrupted cycle begins anew"))
+            found.damages.append(Damage(Part.RECORD, path, error.answer, "the interrupted cycle only"))
 
 
 async def _verify_latest(opened: OpenedReplica, disk: DiskState, found: Verification, ctx: Context) -> None:
