@@ -69,20 +69,24 @@ class SmbRelay:
         self.connections += 1
         self._writers.append(writer)
         self._clients.append(writer)
-        gate = self._flowing
         try:
-            await gate.wait()
-            server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
-            self._writers.append(server_writer)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._upstream(reader, server_writer, gate))
-                group.create_task(self._downstream(server_reader, writer, gate))
+            await self._relay(reader, writer, self._flowing)
         except* OSError:
             pass  # one side ended it; the other one is told by closing
+        except* asyncio.CancelledError:
+            pass  # by `close`; Python 3.11 complains in its callback if this task is cancelled
         finally:
             writer.close()
             self._tasks.discard(task)
             self.ended += 1
+
+    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+        await gate.wait()
+        server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
+        self._writers.append(server_writer)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._upstream(reader, server_writer, gate))
+            group.create_task(self._downstream(server_reader, writer, gate))
 
     async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
         while data := await reader.read(1 << 18):
