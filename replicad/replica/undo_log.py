@@ -117,16 +117,16 @@ async def read_batches(file: ShareFile, header: UndoHeader, digest: bytes) -> As
     size_bytes = (await file.identity()).size_bytes
     position, number = BLOCK_BYTES, 0
     while position + BLOCK_BYTES <= size_bytes:
-        block = bytearray(BLOCK_BYTES)
-        await file.read_into(block, position)
-        length = peek_batch(bytes(block))
+        first = bytearray(BLOCK_BYTES)
+        await file.read_into(first, position)
+        length = peek_batch(bytes(first))
         if length is None or position + length > size_bytes:
             return
-        if length > BLOCK_BYTES:
-            rest = bytearray(length - BLOCK_BYTES)
+        # A share may let go of a buffer an instant after it has filled it: it must not be resized.
+        rest = bytearray(length - BLOCK_BYTES)
+        if rest:
             await file.read_into(rest, position + BLOCK_BYTES)
-            block += rest
-        batch = decode_batch(bytes(block), number, header, digest)
+        batch = decode_batch(bytes(first) + bytes(rest), number, header, digest)
         if batch is None or position + length + batch.data_bytes > size_bytes:
             return
         yield Batch(batch, position + length)
