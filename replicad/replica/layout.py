@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from replicad.model.errors import InvalidNameError
-from replicad.model.names import check_name, check_path, join, last_part
+from replicad.model.names import MAX_NAME_BYTES, check_path, join, last_part
 
 OUR_SUFFIXES = (".updating", ".initial", ".removed", ".undo", ".pending", ".xxh3", ".tmp")
 _NUMBER = r"[1-9][0-9]{0,17}"
@@ -31,7 +31,13 @@ def check_disk_path(path: str) -> str:
                 "replicate", f"disk {path!r}", f"names ending in {suffix!r} are replicad's own on a replica",
                 "Rename the disk, or leave it out with 'exclude'.",
             )  # fmt: skip
-    check_name(f"{disk_key(path)}.{'9' * 18}.xxh3", "disk name")
+    spare = MAX_NAME_BYTES - len(f".{'9' * 18}.xxh3")
+    if len(disk_key(path).encode()) > spare:
+        raise InvalidNameError(
+            "replicate", f"disk '{path}'", f"its path is {len(disk_key(path).encode())} bytes long, and {spare} of the "
+            f"{MAX_NAME_BYTES} that a name may have are left for it on a replica",
+            "Choose a shorter name, or leave it out with 'exclude'.",
+        )  # fmt: skip
     return path
 
 

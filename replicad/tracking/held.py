@@ -17,7 +17,7 @@ from replicad.model.points import Consistency, Provenance
 from replicad.storage.port import OpenMode, Share
 
 from .port import SelectedFile, Snapshot, SnapshotFile
-from .selection import Selection, select_files
+from .selection import Selection, select, select_files
 
 _ASK_AGAIN_EVERY_S = 1.0
 _HINT = (
@@ -73,14 +73,21 @@ class HeldSource:
         # All or none: while we wait for one file, nobody is kept from writing the others.
         async with AsyncExitStack() as opened:
             held: list[SnapshotFile] = []
-            for selected in await self.select():
+            selected_files = await select(self.share, self.selection, self.check_path)
+            for selected in selected_files.files:
                 file = await opened.enter_async_context(await self.share.open(selected.path, mode))
-                held.append(SnapshotFile(selected.path, selected.kind, selected.named, file, 0))
+                held.append(SnapshotFile(selected.path, selected.kind, selected.named, file, 0, 0))
             # Sizes count from here on: the last hold is granted.
-            sized = [SnapshotFile(f.path, f.kind, f.named, f.file, (await f.file.identity()).size_bytes) for f in held]
+            sized = [await self._sized(file) for file in held]
             taken = self.clock.now()
             files.push_async_exit(opened.pop_all())
-        return Snapshot(tuple(sized), consistency, taken, warnings, _confirmation(tuple(sized), consistency))
+        links = tuple(f"'{link}' is a symbolic link, and links are not followed" for link in selected_files.links)
+        return Snapshot(tuple(sized), consistency, taken, (*warnings, *links), _confirmation(tuple(sized), consistency))
+
+    async def _sized(self, file: SnapshotFile) -> SnapshotFile:
+        size_bytes = (await file.file.identity()).size_bytes
+        allocated_bytes = (await self.share.stat(file.path)).allocated_bytes
+        return SnapshotFile(file.path, file.kind, file.named, file.file, size_bytes, allocated_bytes)
 
 
 def _confirmation(files: tuple[SnapshotFile, ...], consistency: Consistency) -> Callable[[], Awaitable[None]]:

@@ -31,6 +31,8 @@ class SnapshotFile:
     named: bool
     file: ShareFile
     size_bytes: int
+    allocated_bytes: int
+    """The room that it takes at the source, as far as that can be told."""
 
 
 @dataclass(frozen=True, slots=True)

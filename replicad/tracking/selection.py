@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from replicad.model.errors import InvalidNameError, NotFoundError
-from replicad.model.names import folded, is_literal, join, matches
+from replicad.model.names import folded, is_literal, join, matches, printable
 from replicad.model.points import FileKind
 from replicad.storage.port import Share, Stat
 
@@ -25,6 +25,14 @@ class Selection:
     config_files: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """The files that were chosen, sorted by path, and the links that would have been, were they files."""
+
+    files: tuple[SelectedFile, ...]
+    links: tuple[str, ...]
+
+
 async def select_files(
     share: Share, selection: Selection, check_path: Callable[[str], str]
 ) -> tuple[SelectedFile, ...]:
@@ -32,21 +40,51 @@ async def select_files(
 
     Raises as `ChangeSource.select` does; `check_path` raises InvalidNameError for paths that can't be replicated.
     """
-    found = [file for path in await _walk(share) if (file := _classify(path, selection)) is not None]
+    return (await select(share, selection, check_path)).files
+
+
+async def select(share: Share, selection: Selection, check_path: Callable[[str], str]) -> Selected:
+    """The same, with the links that were left out."""
+    paths, all_links = await _walk(share)
+    found = [file for path in paths if (file := _classify(path, selection)) is not None]
+    links = [link for link in all_links if _classify(link, selection) is not None]
     for pattern in selection.disks:
         if is_literal(pattern) and not any(matches(f.path, pattern) for f in found):
+            if any(matches(link, pattern) for link in links):
+                raise _only_links(share, f"disk '{pattern}'", "it is a symbolic link")
             raise NotFoundError(
-                "find", f"disk {pattern!r} in {share.name}", "there is no such file",
-                "Correct 'disks' in the configuration, or put the file back.",
+                "find", f"disk '{pattern}' in {share.name}", "there is no such file",
+                "Put the file back, or correct 'disks' in the configuration; recovery points keep what they have.",
             )  # fmt: skip
     if not any(f.kind is FileKind.DISK for f in found):
+        if links:
+            raise _only_links(share, "a disk", f"'{links[0]}' is a symbolic link")
         raise NotFoundError(
             "find", f"a disk in {share.name}", f"no file matches {', '.join(selection.disks)}",
-            "Correct 'source' or 'disks' in the configuration.",
+            "Put the disks back, or correct 'source' or 'disks' in the configuration; recovery points keep what they "
+            "have.",
         )  # fmt: skip
+    _check_names(share, found, check_path)
+    return Selected(tuple(sorted(found, key=lambda f: f.path)), tuple(sorted(links)))
+
+
+def _only_links(share: Share, what: str, answer: str) -> NotFoundError:
+    return NotFoundError(
+        "find", f"{what} in {share.name}", f"{answer}, and links are not followed",
+        "Give the directory that holds the disk itself as 'source'.",
+    )  # fmt: skip
+
+
+def _check_names(share: Share, found: list[SelectedFile], check_path: Callable[[str], str]) -> None:
     by_name: dict[str, str] = {}
     for file in found:
-        check_path(file.path)
+        try:
+            check_path(file.path)
+        except InvalidNameError as error:
+            raise InvalidNameError(
+                "replicate", f"'{printable(file.path)}' in {share.name}", error.answer,
+                "Rename it, or leave it out with 'exclude'.",
+            ) from None  # fmt: skip
         other = by_name.setdefault(folded(file.path), file.path)
         if other != file.path:
             raise InvalidNameError(
@@ -54,7 +92,6 @@ async def select_files(
                 "their names differ only by case, and SMB shares take them for one file",
                 "Rename one of them, or leave it out with 'exclude'.",
             )  # fmt: skip
-    return tuple(sorted(found, key=lambda f: f.path))
 
 
 def _classify(path: str, selection: Selection) -> SelectedFile | None:
@@ -67,23 +104,39 @@ def _classify(path: str, selection: Selection) -> SelectedFile | None:
     return None
 
 
-async def _walk(share: Share) -> list[str]:
+async def _walk(share: Share) -> tuple[list[str], list[str]]:
+    """The paths of all files, and of all links."""
     paths: list[str] = []
+    links: list[str] = []
     todo = [""]
     while todo:
         directory = todo.pop()
-        for entry in await share.list(directory):
+        for entry in await _list(share, directory):
             path = join(directory, entry.name)
             if _is_followed(entry) and path.count("/") < _MAX_DEPTH:
                 todo.append(path)
-            elif not entry.is_dir and not entry.is_link:
+            elif entry.is_link:
+                links.append(path)
+            elif not entry.is_dir:
                 paths.append(path)
         if len(paths) + len(todo) > _MAX_ENTRIES:
             raise NotFoundError(
                 "search", share.name, f"it holds more than {_MAX_ENTRIES} files",
                 "Point 'source' at the directory of this virtual machine alone.",
             )  # fmt: skip
-    return paths
+    return paths, links
+
+
+async def _list(share: Share, directory: str) -> list[Stat]:
+    try:
+        return await share.list(directory)
+    except NotFoundError:
+        if directory:
+            return []  # gone since it was seen
+        raise NotFoundError(
+            "find", f"the source directory {share.name}", "there is no such directory",
+            "Put it back, mount what should be there, or correct 'source' in the configuration.",
+        ) from None  # fmt: skip
 
 
 def _is_followed(entry: Stat) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from replicad.model.errors import IntegrityError
-from replicad.model.names import last_part
+from replicad.model.names import last_part, path_on
 from replicad.model.points import Consistency, FileKind
 from replicad.tracking.port import Snapshot, SnapshotFile
 from replicad.vhdx.facts import DamagedVhdxError, NotVhdx, VhdxFacts
@@ -16,8 +16,8 @@ from .inspect import drive
 _VHDX_SUFFIXES = (".vhdx", ".avhdx")
 
 
-async def check_disks(snapshot: Snapshot) -> tuple[str, ...]:
-    """Warnings about the snapshot's disks.
+async def check_disks(snapshot: Snapshot, source_name: str) -> tuple[str, ...]:
+    """Warnings about the snapshot's disks, which come from the share `source_name`.
 
     IntegrityError if a VHDX is damaged, or if a file that only a wildcard chose is not a VHDX though its name says so.
     Of a fuzzy snapshot, which may show a header half-written, damage is only a warning.
@@ -31,30 +31,30 @@ async def check_disks(snapshot: Snapshot) -> tuple[str, ...]:
             facts = await drive(check_structure(file.size_bytes), file.file)
         except DamagedVhdxError as error:
             if snapshot.consistency is not Consistency.FUZZY:
-                raise _damaged(file, error) from None
+                raise _damaged(file, error, source_name) from None
             warnings.append(f"{file.path}: {error}")
             continue
         if isinstance(facts, NotVhdx):
-            warnings.append(_not_vhdx(file, facts))
+            warnings.append(_not_vhdx(file, facts, source_name))
         else:
             warnings += [f"{file.path}: {warning}" for warning in facts.warnings]
             warnings += _missing_parent(file.path, facts, names)
     return tuple(warnings)
 
 
-def _damaged(file: SnapshotFile, error: DamagedVhdxError) -> IntegrityError:
+def _damaged(file: SnapshotFile, error: DamagedVhdxError, source_name: str) -> IntegrityError:
     return IntegrityError(
-        "replicate", f"{file.path!r}",
+        "replicate", path_on(source_name, file.path),
         f"its VHDX {error.structure} at byte {error.offset_bytes} is damaged: {error.reason}",
         "Repair the disk or restore it from an older point; no point was made of it ('replicad inspect' tells more).",
     )  # fmt: skip
 
 
-def _not_vhdx(file: SnapshotFile, facts: NotVhdx) -> str:
+def _not_vhdx(file: SnapshotFile, facts: NotVhdx, source_name: str) -> str:
     if file.named:
         return f"{file.path} is not a VHDX ({facts.reason}); it is replicated as plain bytes"
     raise IntegrityError(
-        "replicate", f"{file.path!r}", f"it is not a VHDX: {facts.reason}",
+        "replicate", path_on(source_name, file.path), f"it is not a VHDX: {facts.reason}",
         "Name it in full under 'disks' to have it replicated as plain bytes, or leave it out with 'exclude'.",
     )  # fmt: skip
 

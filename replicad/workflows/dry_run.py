@@ -53,7 +53,7 @@ async def dry_run(job: ReplicationJob, source: ChangeSource, share: Share, ctx: 
     numbers = await list_numbers(replica) if replica else None
     latest = await read_point(replica, numbers.latest) if replica and numbers and numbers.latest else None
     async with source.snapshot() as snapshot:
-        for warning in (*snapshot.warnings, *await check_disks(snapshot)):
+        for warning in (*snapshot.warnings, *await check_disks(snapshot, job.source_name)):
             ctx.observe(Warned(warning))
         sources = [SourceDisk(f.path, f.kind, f.size_bytes) for f in snapshot.files]
         plan = plan_cycle(latest, sources, job.chunk_bytes, resync=job.resync)

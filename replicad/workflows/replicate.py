@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
-from replicad.model.errors import OutOfSpaceError
+from replicad.model.errors import AlreadyExistsError, ConflictError, NotFoundError, OutOfSpaceError
 from replicad.model.extents import total_bytes
+from replicad.model.names import path_on
 from replicad.model.plan import CyclePlan, SourceDisk, plan_cycle
 from replicad.model.points import (
     FORMAT_VERSION,
@@ -66,31 +67,61 @@ async def replicate(job: ReplicationJob, source: ChangeSource, share: Share, ctx
         ctx.observe(PhaseStarted("holding the source"))
         async with source.snapshot() as snapshot:
             plan = _plan(job, standing, snapshot)
-            warnings = (*snapshot.warnings, *plan.warnings, *await check_disks(snapshot))
+            warnings = (*snapshot.warnings, *plan.warnings, *await check_disks(snapshot, job.source_name))
             for warning in warnings:
                 ctx.observe(Warned(warning))
             cycle = await _begin(plan, standing, replica, snapshot, source, lock, ctx)
             ctx.observe(PhaseStarted(plan.kind.value, sum(f.size_bytes for f in snapshot.files)))
             files = {f.path: f for f in snapshot.files}
-            sent = [
-                await send_disk(disk, files[disk.source.path], source, cycle, resync=job.resync, ctx=ctx)
-                for disk in plan.disks
-            ]
+            with _telling_how_to_go_on():
+                sent = [
+                    await send_disk(disk, files[disk.source.path], source, cycle, resync=job.resync, ctx=ctx)
+                    for disk in plan.disks
+                ]
             await snapshot.confirm()
         ctx.observe(PhaseStarted("committing"))
         point = _describe(job, plan, cycle, snapshot, tuple(s.state for s in sent), warnings, began_s, ctx)
-        await cycle.commit(point)
+        with _telling_how_to_go_on():
+            await cycle.commit(point)
         for disk in sent:
             if disk.state.change is not Change.UNCHANGED:
                 await remember_manifest(replica, disk.state.id, disk.manifest, ctx.cache)
     return CycleReport(point, resumed=standing.pending is not None)
 
 
+@contextmanager
+def _telling_how_to_go_on() -> Iterator[None]:
+    """A share that is full stops a cycle, and nothing else is lost."""
+    try:
+        yield
+    except OutOfSpaceError as error:
+        hint = "Make room there and run 'replicad sync' again: it goes on where it was; all recovery points are intact."
+        raise OutOfSpaceError(error.op, error.subject, error.answer, hint) from None
+
+
+async def _make_directory(share: Share, vm: str) -> None:
+    """The VM's own directory below the replica's share, which must be there: what is missing may be unmounted."""
+    try:
+        await share.stat("")
+    except NotFoundError:
+        raise NotFoundError(
+            "find", f"the replica share's directory {share.name}", "there is no such directory",
+            "Create it, mount what should be there, or correct 'replica' in the configuration.",
+        ) from None  # fmt: skip
+    try:
+        await share.make_dir(vm)
+    except AlreadyExistsError:
+        raise ConflictError(
+            "make a replica in", path_on(share.name, vm), "a file of that name is there",
+            "Move it away, or choose another replica share.",
+        ) from None  # fmt: skip
+
+
 @asynccontextmanager
 async def locked_replica(job: ReplicationJob, share: Share, ctx: Context) -> AsyncIterator[tuple[Replica, ShareLock]]:
     """The VM's replica, made if there is none, under its lock."""
     ctx.observe(PhaseStarted("locking the replica"))
-    await share.make_dir(job.vm)
+    await _make_directory(share, job.vm)
     async with await share.lock(Layout(job.vm).lock, ctx.holder()) as lock:
         replica = await open_replica(share, job.vm)
         if replica is None:
@@ -130,17 +161,19 @@ async def _begin(
 
 
 async def _check_room(replica: Replica, snapshot: Snapshot, source: ChangeSource, new: frozenset[str]) -> None:
-    """New disks need at least the room that they take at the source; say so before a byte moves."""
+    """New disks need the room that they take at the source; say so before a byte moves."""
     needed_bytes = 0
     for file in snapshot.files:
         if file.path in new:
-            needed_bytes += total_bytes((await source.changes(file)).extents)
+            # Where the share can't tell which ranges are allocated, it may still tell how much is.
+            extent_bytes = total_bytes((await source.changes(file)).extents)
+            needed_bytes += min(extent_bytes, file.allocated_bytes)
     free_bytes = await replica.share.free_bytes()
     if needed_bytes > free_bytes:
         raise OutOfSpaceError(
-            "copy", f"{len(new)} new disks to {replica.name}",
-            f"they take {needed_bytes} bytes and {free_bytes} are free",
-            f"Make room for {needed_bytes - free_bytes} bytes more, or choose another replica share.",
+            "copy", f"{len(new)} new {'disk' if len(new) == 1 else 'disks'} to {replica.name}",
+            f"{needed_bytes} bytes are needed and {free_bytes} are free",
+            f"Make room for {needed_bytes - free_bytes} bytes more, or choose another replica share; nothing was sent.",
         )  # fmt: skip
 
 
