@@ -83,13 +83,18 @@ class OpenTarget:
 async def open_target(
     target: ReplicaTarget, credentials: OneOffCredentials | None, observe: Observer
 ) -> AsyncIterator[OpenTarget]:
-    """Connect to the target's share for as long as the context lasts."""
+    """Connect to the target's share for as long as the context lasts. DivergedError if the replica there is that of
+    another virtual machine than the configured one."""
     from replicad.service.compose import Shares
     from replicad.service.surroundings import surroundings
+    from replicad.workflows.opening import check_is_replica_of
 
     state_dir = target.settings.state_dir if target.settings and target.machine else None
     async with surroundings(state_dir, observe) as ctx, Shares(target.settings, credentials, observe) as shares:
-        yield OpenTarget(await shares.open(target.share), shares, ctx)
+        share = await shares.open(target.share)
+        if target.machine is not None:
+            await check_is_replica_of(share, target.vm_dir, target.machine.name)
+        yield OpenTarget(share, shares, ctx)
 
 
 def credentials_for(target: ReplicaTarget, sign_in: SignIn, observe: Observer) -> OneOffCredentials | None:

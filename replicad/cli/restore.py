@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from replicad.model.address import Address, LocalAddress
+from replicad.model.errors import ConfigError, PermanentError
+from replicad.model.names import folded
 from replicad.model.progress import Observer
 
 from .options import SignIn, config_option, json_option, replica_option, sign_in_options, standalone_option
@@ -46,12 +49,13 @@ def command(
 
     target = find_target(vm, replica, config)
     to = locate_replica(directory)
-    if isinstance(to, LocalAddress):
-        os.makedirs(to.path, exist_ok=True)  # noqa: PTH103 - a plain path from the command line
+    _refuse_inside(target, to)
     if not standalone and target.machine is not None:
         say_working_here()
     with showing_progress() as observe:
-        report = run_async(_restore(target, number, to, credentials_for(target, sign_in, observe), observe))
+        credentials = credentials_for(target, sign_in, observe)
+        with _directory(to):
+            report = run_async(_restore(target, number, to, credentials, observe))
     if as_json:
         print_json(
             {
@@ -72,6 +76,46 @@ def command(
         [[d.path, human_bytes(d.size_bytes), human_bytes(d.written_bytes)] for d in report.disks],
         right=[1, 2],
     )
+
+
+def _refuse_inside(target: ReplicaTarget, to: Address) -> None:
+    """A replica's directory holds the replica and nothing else."""
+    own = target.share.child(target.vm_dir)
+    if type(own) is type(to) and folded(f"{to}/".replace("\\", "/")).startswith(folded(f"{own}/".replace("\\", "/"))):
+        raise ConfigError(
+            "restore to", str(to), "it is the replica itself, or lies inside it", "Name another directory."
+        )
+
+
+@contextmanager
+def _directory(to: Address) -> Iterator[None]:
+    """A local directory, made if it is not there, and taken away again if nothing came of it."""
+    if not isinstance(to, LocalAddress):
+        yield
+        return
+    made: list[Path] = []
+    try:
+        for path in reversed([Path(to.path), *Path(to.path).parents]):
+            if not path.is_dir():
+                path.mkdir()
+                made.append(path)
+    except OSError as error:
+        _take_away(made)
+        in_its_way = isinstance(error, FileExistsError | NotADirectoryError)
+        answer = "a file is in its way" if in_its_way else (error.strerror or type(error).__name__).lower()
+        hint = "Name a directory that is there, or one that can be made."
+        raise PermanentError("make the directory", to.path, answer, hint) from None
+    try:
+        yield
+    except BaseException:
+        _take_away(made)
+        raise
+
+
+def _take_away(made: list[Path]) -> None:
+    for path in reversed(made):
+        with suppress(OSError):  # something is in it, which is then worth keeping
+            path.rmdir()
 
 
 async def _restore(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from replicad.model.errors import AlreadyExistsError, NotFoundError
+from replicad.model.errors import AlreadyExistsError, NotFoundError, OutOfSpaceError, ReplicadError
 from replicad.model.names import parent, path_on
 from replicad.model.points import DiskState, RecoveryPoint
 from replicad.model.progress import Advanced, PhaseStarted
@@ -61,19 +61,29 @@ async def _check_target(point: RecoveryPoint, target: Share) -> None:
 
 async def _restore_disk(opened: OpenedReplica, state: DiskState, target: Share, ctx: Context) -> RestoredDisk:
     partial = state.path + PARTIAL_SUFFIX
-    await target.make_dir(parent(state.path))
-    with suppress(NotFoundError):
-        await target.remove(partial)
-    async with (
-        await open_point_disk(opened.replica, list(opened.points), state.id, opened.numbers.pending) as disk,
-        await target.open(partial, OpenMode.CREATE) as file,
-    ):
-        await file.set_size(state.size_bytes)
-        written_bytes = await _copy(opened, disk, file, ctx)
-        await file.flush()
+    async with await open_point_disk(opened.replica, list(opened.points), state.id, opened.numbers.pending) as disk:
+        await target.make_dir(parent(state.path))
+        await _remove_if_there(target, partial)
+        try:
+            async with await target.open(partial, OpenMode.CREATE) as file:
+                await file.set_size(state.size_bytes)
+                written_bytes = await _copy(opened, disk, file, ctx)
+                await file.flush()
+        except ReplicadError as error:
+            with suppress(ReplicadError):  # what went wrong first is what is told
+                await _remove_if_there(target, partial)
+            if isinstance(error, OutOfSpaceError):
+                hint = "Make room there, or restore to another place."
+                raise OutOfSpaceError(error.op, error.subject, error.answer, hint) from None
+            raise
     await target.rename(partial, state.path)
     await target.flush_directory(parent(state.path))
     return RestoredDisk(state.path, state.size_bytes, written_bytes)
+
+
+async def _remove_if_there(target: Share, path: str) -> None:
+    with suppress(NotFoundError):
+        await target.remove(path)
 
 
 async def _copy(opened: OpenedReplica, disk: PointDisk, file: ShareFile, ctx: Context) -> int:

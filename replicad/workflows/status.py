@@ -11,6 +11,8 @@ from replicad.replica.directory import list_numbers, open_replica, read_point
 from replicad.replica.layout import Layout
 from replicad.storage.port import Share
 
+from .opening import check_is_replica_of
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -26,6 +28,7 @@ async def look_at_replica(share: Share, vm: str) -> Seen:
         replica = await open_replica(share, vm)
         if replica is None:
             return Seen(Observation())
+        await check_is_replica_of(share, vm, vm)
         numbers = await list_numbers(replica)
         latest = await read_point(replica, numbers.latest) if numbers.latest else None
         holder = await share.lock_holder(Layout(vm).lock)
