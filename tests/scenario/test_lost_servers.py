@@ -1,0 +1,97 @@
+"""A server that dies in the middle of a sync: one clear sentence, "try again later", and nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from replicad.cli.demo.samba import PrivateSamba
+from tests.support.installation import VM, Installation, Server, install
+from tests.support.interrupted import WatchedReplica
+from tests.support.machine_model import MIB, MachineModel
+from tests.support.relay import Relay, after_bytes, after_messages, relay_to
+from tests.support.samba import PLAIN, running_samba
+
+pytestmark = pytest.mark.samba
+
+Kill = Callable[[PrivateSamba, Relay], None]
+
+
+def kill_the_child(server: PrivateSamba, relay: Relay) -> None:
+    """SIGKILL for the process that serves the relay's connection."""
+    sides = [f"{port:04X}" for port in relay.server_sides()]
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{server.port:04X}") and row[2][-4:] in sides}
+    children = [pid for pid in server.pids()[1:] if sockets & _open_files(pid)]
+    assert children
+    for pid in children:
+        os.kill(pid, signal.SIGKILL)
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(str(descriptor.readlink()))
+    return found
+
+
+def kill_the_server(server: PrivateSamba, relay: Relay) -> None:
+    """SIGKILL for all of its processes."""
+    server.kill()
+
+
+def restart_the_server(server: PrivateSamba, relay: Relay) -> None:
+    """The same, and it is back at once."""
+    server.restart()
+
+
+@pytest.mark.parametrize("side", ["source", "replica"])
+@pytest.mark.parametrize("kill", [kill_the_child, kill_the_server, restart_the_server])
+def test_server_lost_in_the_middle_is_told_and_the_next_sync_goes_on(kill: Kill, side: str, room: Path) -> None:
+    random = Random(f"{kill.__name__} {side}")
+    with running_samba() as server, relay_to(server.port) as relay:
+        installation, source, replica_dir = _lay_out(room, server, relay, side)
+        model = MachineModel(source, random)
+        model.begin()
+        replica = WatchedReplica(replica_dir, model)
+        for attempt in range(4):
+            if attempt:
+                model.some_changes()
+                model.in_place()
+            # A source is read by few and short messages, each answered by much: a sync sends it little.
+            judge = after_messages(random.randrange(14, 26)) if side == "source" else after_bytes(random.randrange(MIB))
+            relay.cut(judge, lambda: kill(server, relay))
+            replica.about_to_sync()
+            outcome = installation.run("sync", expect=5)
+            assert relay.was_cut()
+            said = outcome.stderr.strip().splitlines()[-1]
+            assert said.startswith("replicad: "), outcome.stderr
+            assert [line for line in outcome.stderr.splitlines() if "replicad: " in line] == [said]
+            assert "nas" in said
+            if not server.pids():
+                server.restart()
+            replica.check_names()
+            replica.about_to_sync()
+            report = installation.run("sync", "--json").facts
+            replica.check_names()
+            assert report["point"] == max(model.history)
+        for point in model.history:
+            model.check_point(point, installation, room / "되살린 것")
+
+
+def _lay_out(room: Path, server: PrivateSamba, relay: Relay, side: str) -> tuple[Installation, Path, Path]:
+    here, there = room / "여기", server.share_directory(PLAIN) / "저기 🗄"
+    here.mkdir()
+    there.mkdir()
+    address = rf"\\nas\{PLAIN}\{there.name}"
+    servers = {"nas": Server(server, relay.port)}
+    if side == "source":
+        return install(room / "설치", address, str(here), servers), there, here / VM
+    return install(room / "설치", str(here), address, servers), here, there / VM
