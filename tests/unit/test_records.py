@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 import replicad.replica.records as records
 from replicad.model.points import FORMAT_VERSION, ReplicaRecord, Role
@@ -13,14 +14,13 @@ from replicad.model.points import FORMAT_VERSION, ReplicaRecord, Role
 
 def test_reading_many_records_prepares_their_checks_once(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[type] = []
-    adapter = records.TypeAdapter
 
     def counted(kind: type) -> Any:
         made.append(kind)
-        return adapter(kind)
+        return TypeAdapter(kind)
 
     monkeypatch.setattr(records, "TypeAdapter", counted)
-    records._checker.cache_clear()
+    monkeypatch.setattr(records, "_checkers", {})
     record = ReplicaRecord(
         FORMAT_VERSION, "ab" * 16, "웹", "/원본", "cd" * 8, 1, Role.REPLICA, datetime(2026, 1, 1, tzinfo=UTC), "시험"
     )
