@@ -92,4 +92,4 @@ class Narrator:
         from rich.padding import Padding
         from rich.text import Text
 
-        self._console.print(Padding(Text(text, style), (0, 0, 0, indent)))
+        self._console.print(Padding(Text(text, style), (0, 0, 0, indent), expand=False))

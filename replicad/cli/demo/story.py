@@ -124,7 +124,8 @@ def _go_back(here: Stage, machine: Machine, first: Digests, prompt: Prompt, narr
     narrator.good("The SHA-256 of every file is that of the machine at point 1.")
     if machine.tools.vhdx:
         for path in machine.disks:
-            narrator.command(shlex.join(["qemu-img", "compare", f"{_SET_ASIDE}/{path.name}", f"restored/{path.name}"]))
+            files = f"{_SET_ASIDE}/{path.name}", f"restored/{path.name}"
+            narrator.command(shlex.join(["qemu-img", "compare", "-f", "vhdx", "-F", "vhdx", *files]))
             narrator.output(machine.compare(here.root / _SET_ASIDE / path.name, restored / path.name))
     if machine.tools.file_system:
         _check_ledger(machine, restored / machine.disks[0].name, LEDGER_BEFORE)
@@ -147,7 +148,7 @@ def _break_and_mend(here: Stage, machine: Machine, prompt: Prompt, narrator: Nar
     if digest(disk) == before or digest(disk) != digest(machine.disks[1]):
         raise IntegrityError("check", str(disk), "it is not what it was before it was broken")
     prompt.type("verify", VM)
-    narrator.good("The chunk was sent again from the machine's own disk; nothing else was written.")
+    narrator.good("The chunk was sent again from the machine's own disk; the SHA-256 of both is the same.")
 
 
 def _lose_everything_else(here: Stage, second: Digests, prompt: Prompt, narrator: Narrator) -> None:
