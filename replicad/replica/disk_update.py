@@ -21,7 +21,7 @@ from replicad.storage.together import together
 
 from .known_chunks import KnownChunks
 from .layout import Layout
-from .undo_format import NOT_WRITTEN, UndoHeader
+from .undo_format import MAX_ENTRIES, NOT_WRITTEN, UndoHeader
 from .undo_log import UndoLog, create_undo_log, read_batches, read_file_header, resume_undo_log
 
 BATCH_CHUNKS = 256
@@ -168,7 +168,18 @@ class DiskUpdate:
         async for batch in read_batches(log_file, header, digest):
             for entry in batch.header.entries:
                 self.known.replay(entry, durable=batch.header.number < resumed.durable_batches)
-        return _Working(disk, log_file, resumed.log, resumed.durable_batches)
+        working = _Working(disk, log_file, resumed.log, resumed.durable_batches)
+        await self._note_doubts(working)
+        return working
+
+    async def _note_doubts(self, working: _Working) -> None:
+        """Name the chunks in doubt once more: the next flush makes all batches so far durable, and with them bytes
+        that an earlier writer may have written in part."""
+        doubts = self.known.in_doubt()
+        for start in range(0, len(doubts), MAX_ENTRIES):
+            await self._still_ours()
+            entries = tuple(self.known.entry(index, NOT_WRITTEN) for index in doubts[start : start + MAX_ENTRIES])
+            await working.log.append(entries, working.durable_batches, working.disk)
 
     async def write(self, chunks: Sequence[ChunkWrite]) -> int:
         """Save what these chunks overwrite, then write them; returns the bytes sent.

@@ -60,6 +60,15 @@ class KnownChunks:
             self._present.put(index, hash_found)
         return damaged
 
+    def in_doubt(self) -> list[int]:
+        """The chunks that an entry of the log names and of which it is not known what the disk holds, ascending."""
+        found: list[int] = []
+        position = self._touched.find(_UNKNOWN)
+        while position >= 0:
+            found.append(position)
+            position = self._touched.find(_UNKNOWN, position + 1)
+        return found
+
     def writing(self, index: int) -> None:
         """The chunk is about to be overwritten."""
         self._mark(index, _UNKNOWN)

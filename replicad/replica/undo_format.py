@@ -33,7 +33,7 @@ _BATCH = struct.Struct("<8sIIQII32s")
 _ENTRY = struct.Struct("<QII16s16s")
 
 NOT_WRITTEN = b"\xff" * HASH_BYTES
-"""Stands for the new hash of a chunk that is cut off, so nothing is written in its place."""
+"""Stands for the new hash of a chunk that is cut off, or of which it is not known what the disk holds from here on."""
 
 
 class EntryKind(IntEnum):

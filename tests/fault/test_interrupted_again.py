@@ -1,0 +1,69 @@
+"""Cycles that are interrupted more than once, or in the middle of being undone."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from random import Random
+from typing import TypeVar
+
+import pytest
+
+from replicad.storage.memory import MemoryShare
+from tests.support.faulty import Fault, FaultyShare, When, crashes
+from tests.support.world import CHUNK, World, memory_world
+
+T = TypeVar("T")
+Choice = Callable[[str], bool]
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every chunk is a batch of its own, and flushed."""
+    monkeypatch.setattr("replicad.replica.disk_update._FLUSH_EVERY_BYTES", 1)
+    monkeypatch.setattr("replicad.replica.disk_update.BATCH_CHUNKS", 1)
+    monkeypatch.setattr("replicad.workflows.sending.BATCH_CHUNKS", 1)
+
+
+class DyingShare(FaultyShare):
+    """Crashes in the nth of the changes that `choice` takes."""
+
+    def __init__(self, inner: MemoryShare, choice: Choice, nth: int, when: When) -> None:
+        super().__init__(inner)
+        self._choice, self._left, self._when = choice, nth, when
+
+    async def change(
+        self, what: str, whole: Callable[[], Awaitable[T]], half: Callable[[], Awaitable[object]] | None = None
+    ) -> T:
+        if self._choice(what):
+            self._left -= 1
+            if self._left == 0:
+                self.faults[len(self.log) + 1] = Fault(self._when)
+        return await super().change(what, whole, half)
+
+
+def writes_disk(what: str) -> bool:
+    return what.startswith("write") and ".updating" in what
+
+
+async def die(world: World, choice: Choice, nth: int = 1, when: When = When.TORN, *, resync: bool = False) -> None:
+    share = world.replica
+    assert isinstance(share, MemoryShare)
+    world.replica = DyingShare(share.view(), choice, nth, when)
+    assert await crashes(world.sync(resync=resync))
+    world.replica = share.view()
+
+
+def some_bytes(chunks: int, seed: int = 1) -> bytes:
+    return Random(seed).randbytes(chunks * CHUNK)
+
+
+async def test_a_chunk_that_was_torn_two_lives_ago_is_not_taken_for_written() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", some_bytes(6))
+        await world.sync()
+        await world.put("a.vhd", some_bytes(6, seed=2))
+        await die(world, writes_disk, nth=6)  # the last chunk is torn
+        await world.put("a.vhd", some_bytes(2, seed=3) + world.disks["a.vhd"][2 * CHUNK :])
+        await die(world, writes_disk, nth=2)  # what the first chunk became is durable, and a batch after it says so
+        await world.sync()
+        await world.check_all_points()
