@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import NotFoundError
-from replicad.model.manifest import Manifest
+from replicad.model.manifest import ZERO_HASH, Manifest
 from replicad.model.names import parent, path_on
 from replicad.model.points import UndoReference
 from replicad.storage.documents import exists
@@ -21,7 +21,7 @@ from replicad.storage.together import together
 
 from .known_chunks import KnownChunks
 from .layout import Layout
-from .undo_format import MAX_ENTRIES, NOT_WRITTEN, UndoHeader
+from .undo_format import MAX_ENTRIES, NOT_WRITTEN, EntryKind, UndoEntry, UndoHeader
 from .undo_log import UndoLog, create_undo_log, read_batches, read_file_header, resume_undo_log
 
 BATCH_CHUNKS = 256
@@ -178,7 +178,10 @@ class DiskUpdate:
         doubts = self.known.in_doubt()
         for start in range(0, len(doubts), MAX_ENTRIES):
             await self._still_ours()
-            entries = tuple(self.known.entry(index, NOT_WRITTEN) for index in doubts[start : start + MAX_ENTRIES])
+            entries = tuple(
+                UndoEntry(index, EntryKind.AGAIN, ZERO_HASH, NOT_WRITTEN)
+                for index in doubts[start : start + MAX_ENTRIES]
+            )
             await working.log.append(entries, working.durable_batches, working.disk)
 
     async def write(self, chunks: Sequence[ChunkWrite]) -> int:

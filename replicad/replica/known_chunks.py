@@ -27,6 +27,7 @@ class KnownChunks:
         self._limit = max(self.chunks, previous.chunks)
         self._present = ManifestEdit(previous, max(size_bytes, previous.size_bytes))
         self._touched = bytearray(self._limit)
+        self._mended: set[int] = set()
 
     def replay(self, entry: UndoEntry, durable: bool) -> None:
         """Take in an entry of the log that an interrupted cycle left; `durable`: its write certainly reached the disk.
@@ -34,9 +35,18 @@ class KnownChunks:
         Entries must come in the log's order. IntegrityError for a chunk that no disk can have.
         """
         known = durable and entry.new_hash != NOT_WRITTEN
+        if entry.kind is EntryKind.AGAIN and self._is_untouched(entry.index):
+            # The replica's own copy was damaged and is being mended: nothing of the chunk is saved yet.
+            self._present.put(entry.index, entry.new_hash if known else NOT_WRITTEN)
+            self._mended.add(entry.index)
+            return
+        self._mended.discard(entry.index)
         self._mark(entry.index, _KNOWN if known else _UNKNOWN)
         if known and entry.index < self._limit:
             self._present.put(entry.index, entry.new_hash)
+
+    def _is_untouched(self, index: int) -> bool:
+        return index < self._limit and self._touched[index] == _UNTOUCHED
 
     @property
     def limit_bytes(self) -> int:
@@ -46,7 +56,7 @@ class KnownChunks:
     def believe(self, found: Manifest) -> int:
         """Take the hashes of what was read from the replica's disk itself for true.
 
-        Returns how many chunks that this cycle has not touched yet are not what the manifest says.
+        Returns how many chunks that this cycle has not touched yet are not what the manifest says. They count as stale.
         """
         damaged = 0
         for index in range(self._limit):
@@ -56,18 +66,20 @@ class KnownChunks:
             elif self._present.hash_of(index) == hash_found:
                 continue
             elif self._touched[index] == _UNTOUCHED:
-                damaged += 1
+                # Even if it is what the source has now: without an entry in the undo log no older point could tell
+                # what it should have been.
+                hash_found, damaged = NOT_WRITTEN, damaged + 1
             self._present.put(index, hash_found)
         return damaged
 
     def in_doubt(self) -> list[int]:
         """The chunks that an entry of the log names and of which it is not known what the disk holds, ascending."""
-        found: list[int] = []
+        found = [index for index in self._mended if self._present.hash_of(index) == NOT_WRITTEN]
         position = self._touched.find(_UNKNOWN)
         while position >= 0:
             found.append(position)
             position = self._touched.find(_UNKNOWN, position + 1)
-        return found
+        return sorted(found)
 
     def writing(self, index: int) -> None:
         """The chunk is about to be overwritten."""

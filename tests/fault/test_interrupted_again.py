@@ -8,9 +8,12 @@ from typing import TypeVar
 
 import pytest
 
+from replicad.replica.layout import Layout
 from replicad.storage.memory import MemoryShare
+from replicad.storage.port import OpenMode
+from replicad.workflows.verify import verify
 from tests.support.faulty import Fault, FaultyShare, When, crashes
-from tests.support.world import CHUNK, World, memory_world
+from tests.support.world import CHUNK, VM, World, memory_world
 
 T = TypeVar("T")
 Choice = Callable[[str], bool]
@@ -67,3 +70,33 @@ async def test_a_chunk_that_was_torn_two_lives_ago_is_not_taken_for_written() ->
         await die(world, writes_disk, nth=2)  # what the first chunk became is durable, and a batch after it says so
         await world.sync()
         await world.check_all_points()
+
+
+async def overwrite(world: World, path: str, offset: int, data: bytes) -> None:
+    async with await world.replica.open(path, OpenMode.WRITE) as file:
+        await file.write(data, offset)
+
+
+async def test_a_chunk_that_was_mended_and_then_changed_can_be_brought_back() -> None:
+    async with memory_world() as world:
+        data = some_bytes(4)
+        await world.put("a.vhd", data)
+        await world.sync()
+        await overwrite(world, Layout(VM).disk("a.vhd"), CHUNK + 5, b"rot")
+        await die(world, lambda what: what.startswith("create") and "manifests" in what, resync=True)
+        await world.put("a.vhd", data[:CHUNK] + some_bytes(1, seed=2) + data[2 * CHUNK :])
+        await world.sync()
+        await world.check_all_points()
+
+
+async def test_a_replica_that_somebody_brought_up_to_date_by_hand_is_written_down_as_changed() -> None:
+    async with memory_world() as world:
+        data, changed = some_bytes(4), some_bytes(1, seed=2)
+        await world.put("a.vhd", data)
+        await world.sync()
+        await overwrite(world, Layout(VM).disk("a.vhd"), CHUNK, changed)
+        await world.put("a.vhd", data[:CHUNK] + changed + data[2 * CHUNK :])
+        await world.sync(resync=True)
+        assert await world.restored(2) == world.history[2]
+        found = await verify(world.replica, VM, None, world.context())
+        assert [(d.part.value, d.costs) for d in found.damages] == [("undo log", "points before 2")]

@@ -88,7 +88,7 @@ def test_after_a_replay_every_chunk_in_doubt_is_stale_and_every_known_one_is_not
     holds: dict[int, bytes | None] = dict(enumerate(before))
     touched = set()
     for index, new_hash, durable in replayed:
-        known.replay(UndoEntry(index, EntryKind.AGAIN, ZERO_HASH, new_hash), durable)
+        known.replay(UndoEntry(index, EntryKind.SAVED, ZERO_HASH, new_hash), durable)
         holds[index] = new_hash if durable else None
         touched.add(index)
     wanted = wanted[:chunks]
