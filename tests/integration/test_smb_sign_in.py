@@ -184,8 +184,8 @@ async def test_a_read_only_share_can_be_read_and_refuses_every_change(samba: Sam
 
 
 @asynccontextmanager
-async def pool_for(host: str, port: int = 445) -> AsyncIterator[SmbPool]:
-    endpoint = Endpoint("nas", host, port, "user", lambda: give("secret-1"), connect_timeout_s=1)
+async def pool_for(host: str, port: int = 445, connect_timeout_s: float = 10) -> AsyncIterator[SmbPool]:
+    endpoint = Endpoint("nas", host, port, "user", lambda: give("secret-1"), connect_timeout_s=connect_timeout_s)
     async with closing_pool(SmbPool({"nas": endpoint})) as pool:
         yield pool
 
@@ -208,9 +208,9 @@ async def test_a_server_that_takes_connections_and_says_nothing_times_out() -> N
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        async with pool_for("127.0.0.1", silent.getsockname()[1]) as pool:
+        async with pool_for("127.0.0.1", silent.getsockname()[1], connect_timeout_s=1) as pool:
             began_s = time.monotonic()
-            with pytest.raises(TimedOutError, match=r"negotiate with .*: the server gave no answer for 1 s"):
+            with pytest.raises(TimedOutError, match=r"no answer (for|within) 1 s"):
                 await pool.share(SmbAddress("nas", "vms"))
             assert time.monotonic() - began_s < 5
 
