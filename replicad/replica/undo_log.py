@@ -221,36 +221,32 @@ async def resume_undo_log(
     if found != header:
         raise damaged(subject, "it belongs to another disk, replica or point")
     log = UndoLog(file, header, BLOCK_BYTES, 0, digest)
-    durable_batches = 0
+    durable_batches, last = 0, None
     async for batch in read_batches(file, header, digest):
-        if not await _is_whole(file, batch, header, seed):
-            await _check_untouched(disk, batch, header, seed, subject)
-            break
         log.end_bytes, log.batches, log.digest = batch.end_bytes, log.batches + 1, batch.header.digest
         log.saved_bytes += sum(saved_length(e, header) for e in batch.header.entries)
-        durable_batches = batch.header.durable_batches
+        durable_batches, last = batch.header.durable_batches, batch
+    if last is not None:
+        await _complete(file, last, header, disk, seed)
     await file.set_size(log.end_bytes)
     await file.flush()
     return Resumed(log, durable_batches)
 
 
-async def _is_whole(file: ShareFile, batch: Batch, header: UndoHeader, seed: int) -> bool:
-    position = batch.data_offset_bytes
-    for entry in batch.header.entries:
+async def _complete(file: ShareFile, last: Batch, header: UndoHeader, disk: ShareFile, seed: int) -> None:
+    """Copy anew what did not reach the last batch's data: then none of its chunks was overwritten yet.
+
+    All batches before it were durable when it was begun. What neither the log nor the disk has as it was had been
+    damaged before the cycle came to it; that is no reason never to go on, and reading the point before tells it.
+    """
+    position = last.data_offset_bytes
+    for entry in last.header.entries:
         length = saved_length(entry, header)
         if length and await read_hash(file, position, length, seed) != entry.old_hash:
-            return False
+            offset = entry.index * header.chunk_bytes
+            if await read_hash(disk, offset, length, seed) == entry.old_hash:
+                await copy_ranges(disk, file, [CopyRange(offset, position, length)])
         position += stored_length(entry, header)
-    return True
-
-
-async def _check_untouched(disk: ShareFile, batch: Batch, header: UndoHeader, seed: int, subject: str) -> None:
-    """A batch whose data did not reach the log whole was never followed by a write to the disk; make sure."""
-    for entry in batch.header.entries:
-        length = saved_length(entry, header)
-        offset = entry.index * header.chunk_bytes
-        if length and await read_hash(disk, offset, length, seed) != entry.old_hash:
-            raise damaged(subject, f"it no longer holds the old bytes of chunk {entry.index}")
 
 
 async def read_hash(file: ShareFile, offset: int, length: int, seed: int) -> bytes | None:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import pytest
 
+from replicad.model.errors import IntegrityError
 from replicad.replica.layout import Layout
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
@@ -100,3 +101,29 @@ async def test_a_replica_that_somebody_brought_up_to_date_by_hand_is_written_dow
         assert await world.restored(2) == world.history[2]
         found = await verify(world.replica, VM, None, world.context())
         assert [(d.part.value, d.costs) for d in found.damages] == [("undo log", "points before 2")]
+
+
+@pytest.mark.parametrize("resync", [False, True])
+async def test_a_cycle_that_met_a_damaged_chunk_can_be_gone_on_with(resync: bool) -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", some_bytes(4))
+        await world.sync()
+        await overwrite(world, Layout(VM).disk("a.vhd"), CHUNK + 5, b"rot")
+        await world.put("a.vhd", some_bytes(4, seed=2))
+        await die(world, writes_disk, nth=2)
+        await world.sync(resync=resync)
+        assert await world.restored(2) == world.history[2]
+        with pytest.raises(IntegrityError, match=r"chunk 1 of 'a\.vhd' at point 1"):
+            await world.restored(1)
+
+
+async def test_old_bytes_that_did_not_reach_the_log_are_saved_by_the_next_life() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", some_bytes(4))
+        await world.sync()
+        await world.put("a.vhd", some_bytes(4, seed=2))
+        log = Layout(VM).undo(Layout(VM).pending_dir(2), "a.vhd")
+        await die(world, lambda what: what.startswith(f"flush {log}"), nth=3, when=When.BEFORE)  # the second batch
+        await overwrite(world, log, 4096 + 4096 + CHUNK + 4096, bytes(CHUNK))  # its data was lost, its header was not
+        await world.sync()
+        await world.check_all_points()
