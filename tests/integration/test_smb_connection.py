@@ -159,7 +159,7 @@ async def test_what_a_lost_connection_still_had_on_its_way_never_lands_after_the
     samba: SambaDirectory,
 ) -> None:
     async with smb_relay(samba.server.host, samba.server.port) as relay:
-        endpoint = {"port": relay.port, "timeout_s": 0.5}
+        endpoint = {"port": relay.port, "timeout_s": 1.5}
         async with open_share(samba.server, samba.address(), **endpoint) as share:
             file = await share.open("disk", OpenMode.CREATE)
             await file.write(b"old", 0)

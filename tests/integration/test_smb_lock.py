@@ -86,7 +86,7 @@ async def test_a_lock_is_regained_at_once_after_its_holder_is_killed(samba: Samb
                 await share.lock(LOCK, me())
             process.send_signal(signal.SIGKILL)
             await process.wait()
-            async with asyncio.timeout(1), await share.lock(LOCK, me()) as lock:
+            async with asyncio.timeout(3), await share.lock(LOCK, me()) as lock:
                 await lock.check()
 
 
@@ -135,7 +135,7 @@ async def test_our_own_lock_is_regained_after_our_connection_was_lost_without_th
 ) -> None:
     async with (
         smb_relay(samba.server.host, samba.server.port) as relay,
-        open_share(samba.server, samba.address(), port=relay.port, timeout_s=0.5) as share,
+        open_share(samba.server, samba.address(), port=relay.port, timeout_s=1.5) as share,
     ):
         lock = await share.lock("replica.lock", me())
         relay.freeze()
