@@ -19,7 +19,7 @@ from replicad.storage.port import OpenMode, ShareFile
 from .directory import Replica, list_numbers, read_cycle, read_finished_pending, read_point
 from .hashing import hash_chunk
 from .layout import disk_key, manifest_name, undo_path
-from .undo_log import UndoIndex, index_undo_log, read_hash
+from .undo_log import UndoIndex, index_undo_log, read_file_header, read_hash, resume_undo_log
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +182,18 @@ async def _roll_back_disk(replica: Replica, pending: str, path: str) -> None:
     if not await exists(share, working):
         return  # Not touched yet, or rolled back already: it gets its own name back last.
     subject = f"undo log {path_on(share.name, log_path)}"
-    async with await share.open(log_path, OpenMode.READ) as log_file:
+    async with (
+        await share.open(log_path, OpenMode.WRITE) as log_file,
+        await share.open(working, OpenMode.WRITE) as disk,
+    ):
         if (await log_file.identity()).size_bytes > 0:
+            header, _ = await read_file_header(log_file, subject)
+            if resumed := await resume_undo_log(log_file, header, disk, replica.seed, subject):
+                # If this is interrupted, and the disk is there again, the next cycle goes on from what is left of it.
+                await resumed.log.distrust(disk)
             index = await index_undo_log(log_file, subject, None)
-            async with await share.open(working, OpenMode.WRITE) as disk:
-                await _write_old_bytes(disk, log_file, index, replica.seed, subject)
-                await disk.flush()
+            await _write_old_bytes(disk, log_file, index, replica.seed, subject)
+            await disk.flush()
     await share.rename(working, own)
     await share.flush_directory(parent(own))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import IntegrityError
-from replicad.model.manifest import HASH_BYTES
+from replicad.model.manifest import HASH_BYTES, ZERO_HASH
 from replicad.model.points import UndoReference
 from replicad.storage.copying import copy_ranges
 from replicad.storage.port import CopyRange, ShareFile
@@ -17,6 +17,7 @@ from .hashing import hash_chunk
 from .undo_format import (
     BLOCK_BYTES,
     DIGEST_BYTES,
+    NOT_WRITTEN,
     BatchHeader,
     EntryKind,
     UndoEntry,
@@ -55,6 +56,13 @@ class UndoLog:
     batches: int
     digest: bytes
     saved_bytes: int = 0
+    named_chunk: int | None = None
+    """Some chunk that the log names."""
+
+    async def distrust(self, disk: ShareFile) -> None:
+        """Let nobody who goes on from here believe that the disk holds any of the new bytes; durable on return."""
+        if self.named_chunk is not None:
+            await self.append((UndoEntry(self.named_chunk, EntryKind.AGAIN, ZERO_HASH, NOT_WRITTEN),), 0, disk)
 
     async def append(self, entries: tuple[UndoEntry, ...], durable_batches: int, disk: ShareFile) -> None:
         """Add a batch, the share copying the old bytes of its SAVED entries out of `disk`; then flush.
@@ -76,6 +84,7 @@ class UndoLog:
         await self.file.set_size(position)
         await self.file.flush()
         self.end_bytes, self.batches, self.digest = position, self.batches + 1, block[-DIGEST_BYTES:]
+        self.named_chunk = entries[0].index
 
     def reference(self) -> UndoReference:
         """What the point's record says of this log."""
@@ -225,6 +234,7 @@ async def resume_undo_log(
     async for batch in read_batches(file, header, digest):
         log.end_bytes, log.batches, log.digest = batch.end_bytes, log.batches + 1, batch.header.digest
         log.saved_bytes += sum(saved_length(e, header) for e in batch.header.entries)
+        log.named_chunk = batch.header.entries[0].index
         durable_batches, last = batch.header.durable_batches, batch
     if last is not None:
         await _complete(file, last, header, disk, seed)

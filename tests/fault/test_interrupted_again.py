@@ -127,3 +127,20 @@ async def test_old_bytes_that_did_not_reach_the_log_are_saved_by_the_next_life()
         await overwrite(world, log, 4096 + 4096 + CHUNK + 4096, bytes(CHUNK))  # its data was lost, its header was not
         await world.sync()
         await world.check_all_points()
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+@pytest.mark.parametrize("grown_chunks", [0, 2])
+async def test_a_cycle_goes_on_after_it_was_undone_in_part(nth: int, grown_chunks: int) -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", some_bytes(6))
+        await world.put("b.vhd", some_bytes(1))
+        await world.sync()
+        changed = some_bytes(6 + grown_chunks, seed=2)
+        await world.put("a.vhd", changed)
+        await die(world, writes_disk, nth=6 + grown_chunks)
+        await world.drop("a.vhd")
+        await die(world, lambda what: ".updating" in what, nth=nth)
+        await world.put("a.vhd", changed)  # it had been away only for a moment
+        await world.sync()
+        await world.check_all_points()
