@@ -16,23 +16,27 @@ from replicad.model.errors import PermanentError
 
 def test_an_interruption_waits_until_what_is_made_is_known_and_comes_once() -> None:
     interruption = Interruption()
-    reached = False
-    with interruption.installed():
-        with pytest.raises(KeyboardInterrupt), interruption.deferred():
+    made: list[str] = []
+
+    def make() -> None:
+        with interruption.deferred():
             signal.raise_signal(signal.SIGTERM)
             signal.raise_signal(signal.SIGINT)
-            reached = True
+            made.append("서버")
+
+    with interruption.installed():
+        with pytest.raises(KeyboardInterrupt):
+            make()
         signal.raise_signal(signal.SIGINT)  # while it is cleaned up
-    assert reached
+    assert made
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_interrupt_until_it_is_cleaned_up_and_are_as_before_in_the_end(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     interruption = Interruption()
-    with interruption.installed():
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(number)
+    with interruption.installed(), pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(number)
     with (other := Interruption()).installed():
         other.ignore()
         signal.raise_signal(number)
