@@ -259,6 +259,11 @@ class DiskUpdate:
         buffer = bytearray(chunk_length(index, self._target.size_bytes, self.known.chunk_bytes))
         return bytes(buffer[: await working.disk.read_into(buffer, index * self.known.chunk_bytes)])
 
+    async def distrust(self) -> None:
+        """Have everything that this cycle wrote sent again by the next one: the share did not keep what it was given."""
+        working = await self._opened()
+        await working.log.distrust(working.disk)
+
     async def finish(self) -> UpdateResult:
         """Cut the disk to its new size where it shrinks, flush it, and tell what its next state is."""
         previous = self.known.previous

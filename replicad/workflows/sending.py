@@ -106,6 +106,7 @@ async def read_back_sample(update: DiskUpdate, tally: Tally, seed: int, subject:
     for index, new_hash in tally.sample[:wanted]:
         data = await update.read_back(index)
         if hash_chunk(data, seed) != new_hash:
+            await update.distrust()
             raise IntegrityError(
                 "write", subject, f"chunk {index} reads back different from what was written",
                 "The file server or its storage corrupts data: check it before you trust any replica on it.",

@@ -144,3 +144,32 @@ async def test_a_cycle_goes_on_after_it_was_undone_in_part(nth: int, grown_chunk
         await world.put("a.vhd", changed)  # it had been away only for a moment
         await world.sync()
         await world.check_all_points()
+
+
+class ForgetfulShare(FaultyShare):
+    """Changes every chunk of a disk of 100 once the last one was written."""
+
+    async def change(
+        self, what: str, whole: Callable[[], Awaitable[T]], half: Callable[[], Awaitable[object]] | None = None
+    ) -> T:
+        result = await super().change(what, whole, half)
+        if writes_disk(what) and f"at {99 * CHUNK}," in what:
+            async with await self.inner.open(Layout(VM).updating("a.vhd"), OpenMode.WRITE) as file:
+                for chunk in range(100):
+                    await file.write(b"other bytes", chunk * CHUNK)
+        return result
+
+
+async def test_what_did_not_read_back_as_it_was_written_is_sent_again() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", some_bytes(100))
+        await world.sync()
+        await world.put("a.vhd", some_bytes(100, seed=2))
+        share = world.replica
+        world.replica = ForgetfulShare(share)
+        with pytest.raises(IntegrityError, match="reads back different"):
+            await world.sync()
+        world.replica = share
+        report = await world.sync()
+        assert report.point.statistics.sent_bytes == 100 * CHUNK
+        await world.check_all_points()
