@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from replicad.model.chunks import chunk_count, is_chunk_size
-from replicad.model.errors import FormatVersionError, IntegrityError, NotFoundError, UnsupportedError
+from replicad.model.errors import IntegrityError, NotFoundError, UnsupportedError
 from replicad.model.extents import clip, widen
 from replicad.model.manifest import PAGE_BYTES, PAGE_HASHES, Manifest
 from replicad.model.names import path_on
@@ -183,10 +183,8 @@ def _decode_header(header: bytes, owner: ManifestOwner, subject: str) -> tuple[i
     if magic != _MAGIC:
         raise _damaged(subject, "it does not begin as a manifest does")
     if version != _VERSION:
-        raise FormatVersionError(
-            "use", subject, f"it is in format {version}, and this version knows only format {_VERSION}",
-            "Use the version of replicad that wrote it, or a newer one.",
-        )  # fmt: skip
+        # A replica in a newer format says so in its replica.json, which was read before this.
+        raise _damaged(subject, f"it says that it is in format {version}, and the replica is in format {_VERSION}")
     if not is_chunk_size(chunk_bytes) or disk_bytes > MAX_DISK_BYTES or chunks != chunk_count(disk_bytes, chunk_bytes):
         raise _damaged(subject, "its sizes make no sense")
     if (replica_id.hex(), disk_id.hex()) != (owner.replica_id, owner.disk_id):

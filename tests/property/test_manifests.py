@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from replicad.model.errors import FormatVersionError, IntegrityError
+from replicad.model.errors import IntegrityError
 from replicad.model.manifest import HASH_BYTES, PAGE_BYTES, ZERO_HASH, Manifest, ManifestEdit
 from replicad.replica.manifest_file import ManifestOwner, manifest_digest, read_manifest, write_manifest
 from replicad.storage.memory import MemoryShare
@@ -106,5 +106,5 @@ async def test_a_manifest_of_another_disk_length_version_or_point_is_refused() -
             await read_manifest(share, "m", OWNER, digest)
         await file.set_size(size)
         await file.write(b"\2", 8)
-    with pytest.raises(FormatVersionError, match="format 2"):
+    with pytest.raises(IntegrityError, match="damaged: it says that it is in format 2"):
         await read_manifest(share, "m", OWNER, digest)
