@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from replicad.model.changes import ChangeSet, Outside
 from replicad.model.clock import Clock
 from replicad.model.errors import BusyError, UnsupportedError
+from replicad.model.names import path_on
 from replicad.model.points import Consistency, Provenance
 from replicad.storage.port import OpenMode, Share
 
@@ -47,7 +48,14 @@ class HeldSource:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         async with AsyncExitStack() as files:
-            yield await self._hold_or_wait(files)
+            snapshot = await self._hold_or_wait(files)
+            held = {path_on(self.share.name, f.path) for f in snapshot.files} | {f.path for f in snapshot.files}
+            try:
+                yield snapshot
+            except BusyError as error:
+                if error.subject not in held:
+                    raise
+                raise BusyError(error.op, error.subject, error.answer, _HINT) from None
 
     async def changes(self, file: SnapshotFile) -> ChangeSet:
         extents = await file.file.allocated_extents()
