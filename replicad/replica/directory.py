@@ -125,6 +125,8 @@ async def adopt_source(replica: Replica, source: str) -> Replica:
     if replica.record.source == source:
         return replica
     record = replace(replica.record, source=source)
+    # The record comes last: as long as it names the old source, the next resynchronisation does this again.
+    await replace_whole(replica.share, replica.layout.recovery_text, recovery_text(record).encode())
     await replace_whole(replica.share, replica.layout.record, encode(record))
     return replace(replica, record=record)
 

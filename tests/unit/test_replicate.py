@@ -12,6 +12,7 @@ from replicad.model.progress import Warned
 from replicad.replica.layout import Layout
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
+from replicad.workflows.verify import verify
 from tests.support.world import CHUNK, VM, digests, memory_world, mutate
 
 
@@ -99,6 +100,7 @@ async def test_another_source_is_refused_until_a_resynchronisation_adopts_it() -
         await world.sync(resync=True)
         await world.sync()
         await world.check_all_points()
+        assert (await verify(world.replica, VM, None, world.context())).damages == []
 
 
 @pytest.mark.parametrize("server_copy", [True, False])
