@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from replicad.model.errors import ConflictError, DivergedError, IntegrityError, NotFoundError, StaleGenerationError
-from replicad.model.names import path_on
+from replicad.model.names import parent, path_on
 from replicad.model.points import CycleRecord, RecoveryPoint, ReplicaRecord, Role
 from replicad.storage.documents import read_whole, replace_whole
 from replicad.storage.port import Share
@@ -71,6 +71,14 @@ async def require_replica(share: Share, vm_dir: str) -> Replica:
             "Check the address; a replica is made by the first 'replicad sync'.",
         )  # fmt: skip
     return replica
+
+
+async def make_durable_dir(share: Share, path: str) -> None:
+    """Make a directory and those above it; on return the names of all of them are durable."""
+    await share.make_dir(path)
+    while path:
+        path = parent(path)
+        await share.flush_directory(path)
 
 
 async def create_replica(share: Share, record: ReplicaRecord) -> Replica:

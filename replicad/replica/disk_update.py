@@ -19,6 +19,7 @@ from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, Share, ShareFile
 from replicad.storage.together import together
 
+from .directory import make_durable_dir
 from .known_chunks import KnownChunks
 from .layout import Layout
 from .undo_format import MAX_ENTRIES, NOT_WRITTEN, EntryKind, UndoEntry, UndoHeader
@@ -148,6 +149,7 @@ class DiskUpdate:
             log_file = await self._share.open(self._log_path, OpenMode.WRITE)
             try:
                 working = await self._resume(disk, log_file, subject)
+                await self._grow(disk, self._target.size_bytes)
             except BaseException:
                 await log_file.close()
                 raise
@@ -155,7 +157,6 @@ class DiskUpdate:
             await disk.close()
             raise
         self._working = working
-        await self._grow(disk, self._target.size_bytes)
         return True
 
     async def _resume(self, disk: ShareFile, log_file: ShareFile, subject: str) -> _Working:
@@ -242,11 +243,15 @@ class DiskUpdate:
 
     async def _create_new(self) -> ShareFile:
         path = self._working_path
-        await self._share.make_dir(parent(path))
+        await make_durable_dir(self._share, parent(path))
         with suppress(NotFoundError):
             await self._share.remove(path)
         file = await self._share.open(path, OpenMode.CREATE)
-        await self._share.flush_directory(parent(path))
+        try:
+            await self._share.flush_directory(parent(path))
+        except BaseException:
+            await file.close()
+            raise
         return file
 
     async def _grow(self, disk: ShareFile, size_bytes: int) -> None:
@@ -260,7 +265,7 @@ class DiskUpdate:
         return bytes(buffer[: await working.disk.read_into(buffer, index * self.known.chunk_bytes)])
 
     async def distrust(self) -> None:
-        """Have everything that this cycle wrote sent again by the next one: the share did not keep what it was given."""
+        """Have the next cycle send again everything that this one wrote: the share did not keep what it was given."""
         working = await self._opened()
         await working.log.distrust(working.disk)
 

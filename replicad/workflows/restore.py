@@ -9,6 +9,7 @@ from replicad.model.errors import AlreadyExistsError, NotFoundError, OutOfSpaceE
 from replicad.model.names import parent, path_on
 from replicad.model.points import DiskState, RecoveryPoint
 from replicad.model.progress import Advanced, PhaseStarted
+from replicad.replica.directory import make_durable_dir
 from replicad.replica.view import PointDisk, open_point_disk
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, Share, ShareFile
@@ -62,7 +63,7 @@ async def _check_target(point: RecoveryPoint, target: Share) -> None:
 async def _restore_disk(opened: OpenedReplica, state: DiskState, target: Share, ctx: Context) -> RestoredDisk:
     partial = state.path + PARTIAL_SUFFIX
     async with await open_point_disk(opened.replica, list(opened.points), state.id, opened.numbers.pending) as disk:
-        await target.make_dir(parent(state.path))
+        await make_durable_dir(target, parent(state.path))
         await _remove_if_there(target, partial)
         try:
             async with await target.open(partial, OpenMode.CREATE) as file:

@@ -9,11 +9,12 @@ from random import Random
 import pytest
 
 from replicad.model.errors import OutOfSpaceError, ReplicadError, UnreachableError
-from replicad.model.names import join
 from replicad.replica.directory import list_numbers, open_replica
 from replicad.replica.layout import Layout
+from replicad.storage.documents import exists
 from replicad.storage.memory import MemoryShare
 from replicad.workflows.opening import opened_replica
+from replicad.workflows.restore import restore
 from replicad.workflows.verify import verify
 from tests.support.faulty import CRASHES, Fault, FaultyShare, When, crashes
 from tests.support.world import CHUNK, VM, World, digests, memory_world, read_tree
@@ -160,6 +161,20 @@ async def test_cycle_that_fails_at_a_step_raises_that_error_and_leaves_every_poi
             await _check_points(world)
 
 
+async def test_directories_of_disks_are_as_durable_as_the_disks() -> None:
+    async with memory_world() as world:
+        world.replica = share = MemoryShare(volatile=True)
+        await world.put("Virtual Hard Disks/깊이/a.vhd", Random(1).randbytes(CHUNK))
+        await world.sync()
+        share.crash()
+        world.replica = share.view()
+        await world.check_all_points()
+        target = MemoryShare(volatile=True)
+        await restore(world.replica, VM, 1, target, world.context())
+        target.crash()
+        assert await read_tree(target) == world.disks
+
+
 async def test_rollback_brings_the_disks_back_without_the_source() -> None:
     from replicad.replica.recovery import recover, roll_back
 
@@ -181,4 +196,4 @@ async def test_rollback_brings_the_disks_back_without_the_source() -> None:
             latest = world.history[max(world.history)]
             assert digests({n.removeprefix(layout.disks_dir + "/"): d for n, d in names.items()}) == digests(latest)
             await _check_points(world)
-            assert join(layout.points_dir, "x") not in names
+            assert not await exists(world.replica, layout.pending_dir(max(world.history) + 1))
