@@ -14,7 +14,7 @@ from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
 from replicad.workflows.verify import verify
 from tests.support.faulty import Fault, FaultyShare, When, crashes
-from tests.support.world import CHUNK, VM, World, memory_world
+from tests.support.world import CHUNK, VM, World, memory_world, read_tree
 
 T = TypeVar("T")
 Choice = Callable[[str], bool]
@@ -173,3 +173,16 @@ async def test_what_did_not_read_back_as_it_was_written_is_sent_again() -> None:
         report = await world.sync()
         assert report.point.statistics.sent_bytes == 100 * CHUNK
         await world.check_all_points()
+
+
+async def test_a_disk_that_shrank_and_grew_while_its_cycle_was_interrupted_is_zero_where_it_should_be() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", some_bytes(1) + bytes(CHUNK // 2) + some_bytes(2, seed=2))
+        await world.sync()
+        shorter = some_bytes(1, seed=3) + bytes(CHUNK // 2)
+        await world.put("a.vhd", shorter)
+        await die(world, lambda what: what.startswith("set_size") and ".updating" in what, when=When.BEFORE)
+        await world.put("a.vhd", shorter + bytes(2 * CHUNK))
+        await world.sync()
+        await world.check_all_points()
+        assert (await read_tree(world.replica, Layout(VM).disks_dir)).popitem()[1] == world.disks["a.vhd"]
