@@ -157,7 +157,8 @@ async def _begin(
         await _check_room(replica, snapshot, source, frozenset(wanted))
     new_disks = choose_new_disks(standing, wanted, ctx.new_id)
     kept = frozenset(d.source.path for d in plan.disks)
-    return await begin_cycle(replica, standing, new_disks, kept, ctx.clock.now(), ctx.holder().host, lock.check)
+    with _telling_how_to_go_on():
+        return await begin_cycle(replica, standing, new_disks, kept, ctx.clock.now(), ctx.holder().host, lock.check)
 
 
 async def _check_room(replica: Replica, snapshot: Snapshot, source: ChangeSource, new: frozenset[str]) -> None:
