@@ -37,6 +37,21 @@ def mounted(kind: str, size_bytes: int = 512 * 1024 * 1024) -> Iterator[Path]:
             _run("umount", "-l", str(where))
 
 
+@contextmanager
+def bound(there: Path, here: Path) -> Iterator[None]:
+    """What is mounted at one place, at a second one too."""
+    _run("mount", "--bind", str(there), str(here))
+    try:
+        yield
+    finally:
+        _run("umount", "-l", str(here))
+
+
+def resize(where: Path, size_bytes: int) -> None:
+    """Make a mounted tmpfs larger or smaller."""
+    _run("mount", "-o", f"remount,size={size_bytes}", str(where))
+
+
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
