@@ -210,8 +210,8 @@ class DiskUpdate:
         async def send(run: list[ChunkWrite]) -> int:
             offset = run[0].index * chunk_bytes
             if run[0].data is None:
-                # Whole chunks, also beyond the new end: the disk is cut only when all of it is written, and may grow again
-                # before the cycle gets through.
+                # Whole chunks, also beyond the new end: the disk is cut only when all of it is written, and may grow
+                # again before the cycle gets through.
                 await disk.zero(offset, (run[-1].index + 1) * chunk_bytes - offset)
                 return 0
             data = b"".join(c.data for c in run if c.data is not None)

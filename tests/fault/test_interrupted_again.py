@@ -175,7 +175,11 @@ async def test_what_did_not_read_back_as_it_was_written_is_sent_again() -> None:
         await world.check_all_points()
 
 
-async def test_a_disk_that_shrank_and_grew_while_its_cycle_was_interrupted_is_zero_where_it_should_be() -> None:
+async def test_a_disk_that_shrank_and_grew_while_its_cycle_was_interrupted_is_zero_where_it_should_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("replicad.replica.disk_update.BATCH_CHUNKS", 256)
+    monkeypatch.setattr("replicad.workflows.sending.BATCH_CHUNKS", 256)
     async with memory_world() as world:
         await world.put("a.vhd", some_bytes(1) + bytes(CHUNK // 2) + some_bytes(2, seed=2))
         await world.sync()
