@@ -22,8 +22,8 @@ from .selection import Selection, select, select_files
 
 _ASK_AGAIN_EVERY_S = 1.0
 _HINT = (
-    "Shut the virtual machine down for the cycle. The consistency methods that can read running disks (reflink, qemu or "
-    "command) come with a later version; 'allow_fuzzy: true' accepts a copy that promises nothing."
+    "Shut the virtual machine down for the cycle. The consistency methods that can read running disks "
+    "(reflink, qemu or command) come with a later version; 'allow_fuzzy: true' accepts a copy that promises nothing."
 )
 
 
