@@ -94,16 +94,17 @@ async def settle(replica: Replica, latest: RecoveryPoint) -> None:
     share, layout = replica.share, replica.layout
     there = await _names_beside(replica, [*(d.path for d in latest.disks), *(r.path for r in latest.removed)])
     renames: list[tuple[str, str]] = []
-    for disk in latest.disks:
-        own = layout.disk(disk.path)
-        working = [layout.updating(disk.path), *([layout.initial(disk.path)] if disk.change is Change.INITIAL else [])]
-        renames += [(path, own) for path in working if path in there]
+    # Removed disks go first: a new one may have the same name but for its case, and the share may not tell them apart.
     for removed in latest.removed:
         if layout.disk(removed.path) in there:
             renames.append((layout.disk(removed.path), layout.removed(latest.number, removed.path)))
         manifest = layout.manifest(removed.path, removed.manifest.point)
         if manifest in there:
             renames.append((manifest, layout.removed_manifest(latest.number, removed.path)))
+    for disk in latest.disks:
+        own = layout.disk(disk.path)
+        working = [layout.updating(disk.path), *([layout.initial(disk.path)] if disk.change is Change.INITIAL else [])]
+        renames += [(path, own) for path in working if path in there]
     for source, target in renames:
         if target in there:
             raise ConflictError(

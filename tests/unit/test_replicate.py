@@ -103,6 +103,17 @@ async def test_another_source_is_refused_until_a_resynchronisation_adopts_it() -
         assert (await verify(world.replica, VM, None, world.context())).damages == []
 
 
+async def test_a_disk_whose_name_changes_only_its_case_is_replicated_where_case_does_not_count() -> None:
+    async with memory_world() as world:
+        world.replica = MemoryShare(case_sensitive=False)
+        await world.put("Web.vhd", Random(1).randbytes(2 * CHUNK))
+        await world.sync()
+        await world.put("web.vhd", Random(2).randbytes(2 * CHUNK))
+        await world.drop("Web.vhd")
+        await world.sync()
+        await world.check_all_points()
+
+
 @pytest.mark.parametrize("server_copy", [True, False])
 @pytest.mark.parametrize("seed", range(15))
 async def test_every_point_restores_exactly_after_random_rounds(seed: int, server_copy: bool) -> None:
