@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from replicad.model.errors import ConflictError, DivergedError, IntegrityError, NotFoundError, StaleGenerationError
+from replicad.model.errors import (
+    ConflictError,
+    DivergedError,
+    FormatVersionError,
+    IntegrityError,
+    NotFoundError,
+    StaleGenerationError,
+)
 from replicad.model.names import parent, path_on
 from replicad.model.points import CycleRecord, RecoveryPoint, ReplicaRecord, Role
 from replicad.storage.documents import read_whole, replace_whole
@@ -171,10 +178,15 @@ async def read_point(replica: Replica, number: int) -> RecoveryPoint:
 
 
 async def read_finished_pending(replica: Replica, number: int) -> RecoveryPoint | None:
-    """The record of a cycle that ended in all but its name; None if it did not get so far."""
+    """The record of a cycle that ended in all but its name; None if it did not get so far.
+
+    None as well if the record is damaged: the cycle is then gone on with, and writes it again.
+    """
     try:
         return await _read_point_in(replica, replica.layout.pending_dir(number), number)
-    except NotFoundError:
+    except FormatVersionError:
+        raise
+    except (NotFoundError, IntegrityError):
         return None
 
 

@@ -47,7 +47,7 @@ async def recover(replica: Replica) -> Standing:
         await publish(replica, finished)
         return Standing(finished, None)
     cycle = await _read_cycle_or_mend(replica, numbers.pending, latest)
-    if cycle is None or not await _has_journal(replica, numbers.pending):
+    if not await _has_journal(replica, numbers.pending):
         await _drop_pending(replica, numbers.pending)
         return Standing(latest, None)
     return Standing(latest, cycle)
@@ -59,20 +59,23 @@ async def _has_journal(replica: Replica, pending: int) -> bool:
     return any(undo_path(entry.name) is not None for entry in entries)
 
 
-async def _read_cycle_or_mend(replica: Replica, pending: int, latest: RecoveryPoint | None) -> CycleRecord | None:
-    """The record of a pending cycle. If it is damaged, what only it knew of, the new disks, is taken away; the undo
-    logs are enough to go on with all others."""
+async def _read_cycle_or_mend(replica: Replica, pending: int, latest: RecoveryPoint | None) -> CycleRecord:
+    """The record of a pending cycle. If it is damaged or missing, what only it knew of, the new disks, is taken away;
+    the undo logs are enough to go on with all others."""
+    cycle = None
     try:
-        return await read_cycle(replica, pending)
+        cycle = await read_cycle(replica, pending)
     except FormatVersionError:
         raise
     except IntegrityError:
+        pass  # as if it were missing
+    if cycle is None:
         previous = latest.number if latest else None
         started = datetime.fromtimestamp(0, UTC)
         cycle = CycleRecord(FORMAT_VERSION, replica.record.replica_id, pending, previous, started, "", ())
         known = frozenset(d.path for d in latest.disks) if latest else frozenset[str]()
         await undo_all_but(replica, Standing(latest, cycle), known)
-        return cycle
+    return cycle
 
 
 async def publish(replica: Replica, point: RecoveryPoint) -> None:

@@ -145,6 +145,27 @@ async def test_a_damaged_record_of_a_cycle_under_way_costs_only_the_disks_that_i
         assert (await verify(world.replica, VM, None, world.context())).damages == []
 
 
+async def test_a_missing_record_of_a_cycle_under_way_does_not_cost_the_old_bytes() -> None:
+    async with memory_world() as world:
+        await _two_disks_one_point(world)
+        await _dies_after(world, f"write {LAYOUT.updating('a.vhd')}")
+        await world.replica.remove(LAYOUT.cycle_record(LAYOUT.pending_dir(2)))
+        assert digests(await world.restored(1)) == digests(world.history[1])
+        await world.sync()
+        await world.check_all_points()
+
+
+async def test_a_damaged_record_of_a_point_that_was_all_but_committed_is_written_again() -> None:
+    async with memory_world() as world:
+        await _two_disks_one_point(world)
+        record = LAYOUT.point_record(LAYOUT.pending_dir(2))
+        await _dies_after(world, f"rename {record}.tmp")
+        await _flip(world, record, 30)
+        assert digests(await world.restored(1)) == digests(world.history[1])
+        await world.sync()
+        await world.check_all_points()
+
+
 async def test_what_is_missing_from_a_replica_is_told_as_damage() -> None:
     async with memory_world() as world:
         await _two_disks_one_point(world)
