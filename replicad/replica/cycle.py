@@ -30,14 +30,20 @@ class Cycle:
         """The pending directory."""
         return self.replica.layout.pending_dir(self.record.number)
 
-    async def update_known(self, disk: DiskState, manifest: Manifest, size_bytes: int) -> DiskUpdate:
+    async def update_known(
+        self, disk: DiskState, manifest: Manifest, size_bytes: int, *, reads_back: bool = False
+    ) -> DiskUpdate:
         """Begin, or go on with, the update of a disk that the latest point has."""
-        target = UpdateTarget(self.replica.record.replica_id, disk.id, disk.path, self.record.number, False, size_bytes)
+        target = UpdateTarget(
+            self.replica.record.replica_id, disk.id, disk.path, self.record.number, False, size_bytes, reads_back
+        )
         return await self._started(target, manifest)
 
-    async def update_new(self, disk: PendingDisk, size_bytes: int) -> DiskUpdate:
+    async def update_new(self, disk: PendingDisk, size_bytes: int, *, reads_back: bool = False) -> DiskUpdate:
         """Begin, or go on with, a disk that is sent for the first time."""
-        target = UpdateTarget(self.replica.record.replica_id, disk.id, disk.path, self.record.number, True, size_bytes)
+        target = UpdateTarget(
+            self.replica.record.replica_id, disk.id, disk.path, self.record.number, True, size_bytes, reads_back
+        )
         return await self._started(target, Manifest(disk.chunk_bytes, 0))
 
     async def _started(self, target: UpdateTarget, manifest: Manifest) -> DiskUpdate:

@@ -42,7 +42,8 @@ class ChunkWrite:
 
 @dataclass(frozen=True, slots=True)
 class UpdateTarget:
-    """Which disk, in which cycle. `is_new`: the point before has no such disk."""
+    """Which disk, in which cycle. `is_new`: the point before has no such disk. `reads_back`: `learn` is told what the
+    disk holds before anything is written."""
 
     replica_id: str
     disk_id: str
@@ -50,6 +51,7 @@ class UpdateTarget:
     point: int
     is_new: bool
     size_bytes: int
+    reads_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +162,9 @@ class DiskUpdate:
         return True
 
     async def _resume(self, disk: ShareFile, log_file: ShareFile, subject: str) -> _Working:
-        resumed = await resume_undo_log(log_file, self._header, disk, self._seed, subject)
+        resumed = await resume_undo_log(
+            log_file, self._header, disk, self._seed, subject, reads_back=self._target.reads_back
+        )
         if resumed is None:
             # Torn at its very beginning: no chunk was overwritten, and the log begins anew.
             await log_file.set_size(0)

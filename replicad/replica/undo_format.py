@@ -179,6 +179,20 @@ def decode_batch(block: bytes, number: int, header: UndoHeader, previous_digest:
     return BatchHeader(number, durable_batches, tuple(entries), data_bytes, len(block), block[-DIGEST_BYTES:])
 
 
+def claimed_header_bytes(first_block: bytes) -> int:
+    """How long the header is that begins with these 4096 bytes, if only its number of entries is as it was."""
+    return batch_header_bytes(min(_BATCH.unpack_from(first_block)[2], MAX_ENTRIES))
+
+
+def follows(later: bytes, block: bytes) -> bool:
+    """Whether the 4096 bytes `later` begin the batch that was written after the one whose whole header is `block`, if
+    only the content of that header or only its digest is damaged."""
+    if peek_batch(later) is None:
+        return False
+    previous_digest = _BATCH.unpack_from(later)[6]
+    return previous_digest in (block[-DIGEST_BYTES:], _digest(block))
+
+
 def damaged(subject: str, reason: str) -> IntegrityError:
     """The error for an undo log that can't be what was written."""
     return IntegrityError(

@@ -22,11 +22,13 @@ from .undo_format import (
     EntryKind,
     UndoEntry,
     UndoHeader,
+    claimed_header_bytes,
     damaged,
     decode_batch,
     decode_file_header,
     encode_batch,
     encode_file_header,
+    follows,
     peek_batch,
     saved_length,
     stored_length,
@@ -144,6 +146,29 @@ async def read_batches(file: ShareFile, header: UndoHeader, digest: bytes) -> As
         digest = batch.digest
 
 
+async def _check_nothing_follows(file: ShareFile, end_bytes: int, subject: str) -> None:
+    """IntegrityError if the log of an interrupted cycle goes on behind `end_bytes`, where its last sound batch ends.
+
+    A batch that its writer did not get done is the last one. If another follows, the log was damaged since, and chunks
+    were overwritten of which nothing before tells.
+    """
+    size_bytes = (await file.identity()).size_bytes
+    if size_bytes < end_bytes + 2 * BLOCK_BYTES:
+        return
+    first = bytearray(BLOCK_BYTES)
+    await file.read_into(first, end_bytes)
+    header = bytearray(min(claimed_header_bytes(bytes(first)), size_bytes - end_bytes))
+    await file.read_into(header, end_bytes)
+    for position in range(end_bytes + len(header), size_bytes - BLOCK_BYTES + 1, BLOCK_BYTES):
+        later = bytearray(BLOCK_BYTES)
+        await file.read_into(later, position)
+        if follows(bytes(later), bytes(header)):
+            raise IntegrityError(
+                "use", subject, f"the header of a batch at byte {end_bytes} is damaged",
+                "Run 'replicad sync --resync': it reads both sides; some older recovery points may have lost chunks.",
+            )  # fmt: skip
+
+
 @dataclass(slots=True)
 class UndoIndex:
     """Which chunks a log can bring back, in ascending order, and where their old bytes lie (0: they were zeros).
@@ -214,12 +239,13 @@ class Resumed:
 
 
 async def resume_undo_log(
-    file: ShareFile, header: UndoHeader, disk: ShareFile, seed: int, subject: str
+    file: ShareFile, header: UndoHeader, disk: ShareFile, seed: int, subject: str, *, reads_back: bool = False
 ) -> Resumed | None:
     """Go on with the log of an interrupted cycle; what lies behind its last whole batch is cut off.
 
     None if not even its file header is whole and no batch follows: nothing was overwritten yet. IntegrityError if the
-    log is damaged in a way that no interruption explains.
+    log is damaged in a way that no interruption explains; damaged batches are no error if the caller `reads_back` what
+    the disk holds.
     """
     try:
         found, digest = await read_file_header(file, subject)
@@ -236,6 +262,8 @@ async def resume_undo_log(
         log.saved_bytes += sum(saved_length(e, header) for e in batch.header.entries)
         log.named_chunk = batch.header.entries[0].index
         durable_batches, last = batch.header.durable_batches, batch
+    if not reads_back:
+        await _check_nothing_follows(file, log.end_bytes, subject)
     if last is not None:
         await _complete(file, last, header, disk, seed)
     await file.set_size(log.end_bytes)

@@ -66,7 +66,7 @@ async def _begin(
     """The update, the disk's id, and the manifest file that it goes on from, if there is a sound one."""
     if disk.known is None:
         pending = _pending_disk(cycle, disk.source.path)
-        return await cycle.update_new(pending, size_bytes), pending.id, None
+        return await cycle.update_new(pending, size_bytes, reads_back=resync), pending.id, None
     base: ManifestReference | None = disk.known.manifest
     if not resync:
         await check_replica_disk(cycle.replica, disk.known)
@@ -77,7 +77,8 @@ async def _begin(
             raise
         ctx.observe(Warned(f"{error.subject}: {error.answer}; it is made anew from the replica's disk"))
         previous, base = await _manifest_or_nothing(cycle, disk.known, ctx), None
-    return await cycle.update_known(disk.known, previous, size_bytes), disk.known.id, base
+    update = await cycle.update_known(disk.known, previous, size_bytes, reads_back=resync)
+    return update, disk.known.id, base
 
 
 async def _manifest_or_nothing(cycle: Cycle, disk: DiskState, ctx: Context) -> Manifest:

@@ -190,3 +190,24 @@ async def test_a_disk_that_shrank_and_grew_while_its_cycle_was_interrupted_is_ze
         await world.sync()
         await world.check_all_points()
         assert (await read_tree(world.replica, Layout(VM).disks_dir)).popitem()[1] == world.disks["a.vhd"]
+
+
+@pytest.mark.parametrize("place", [0, 9, 17, 25, 70, 4096 - 32])
+async def test_a_log_that_was_damaged_in_the_middle_is_not_taken_for_one_that_ends_there(place: int) -> None:
+    async with memory_world() as world:
+        before = some_bytes(6)
+        await world.put("a.vhd", before)
+        await world.sync()
+        await world.put("a.vhd", some_bytes(6, seed=2))
+        await die(world, writes_disk, nth=6)
+        log = Layout(VM).undo(Layout(VM).pending_dir(2), "a.vhd")
+        offset = 4096 + 2 * (4096 + CHUNK) + place
+        async with await world.replica.open(log, OpenMode.WRITE) as file:
+            byte = bytearray(1)
+            await file.read_into(byte, offset)
+            await file.write(bytes([byte[0] ^ 1]), offset)
+        await world.put("a.vhd", before)  # the chunks that the lost batches name look unchanged
+        with pytest.raises(IntegrityError, match=r"batch at byte .* is damaged"):
+            await world.sync()
+        await world.sync(resync=True)
+        assert await world.restored(2) == world.history[2]
