@@ -95,7 +95,8 @@ async def settle(replica: Replica, latest: RecoveryPoint) -> None:
     No cycle may be pending.
     """
     share, layout = replica.share, replica.layout
-    there = await _names_beside(replica, [*(d.path for d in latest.disks), *(r.path for r in latest.removed)])
+    paths = [*(d.path for d in latest.disks), *(r.path for r in latest.removed)]
+    there = await _names_beside(replica, paths)
     renames: list[tuple[str, str]] = []
     # Removed disks go first: a new one may have the same name but for its case, and the share may not tell them apart.
     for removed in latest.removed:
@@ -115,7 +116,12 @@ async def settle(replica: Replica, latest: RecoveryPoint) -> None:
                 "Move the one that is not replicad's away, then run the same command again.",
             )  # fmt: skip
         await share.rename(source, target)
-    for directory in sorted({parent(path) for rename in renames for path in rename}):
+    directories = {parent(path) for rename in renames for path in rename}
+    if await exists(share, layout.cycle_record(layout.point_dir(latest.number))):
+        # Not settled yet. Whoever began may have ended before what it had renamed was durable.
+        directories |= {layout.points_dir, layout.point_dir(latest.number), layout.manifests_dir}
+        directories |= {parent(layout.disk(path)) for path in paths}
+    for directory in sorted(directories):
         await share.flush_directory(directory)
     await _drop_old_manifests(replica, latest)
     await _drop_journals(replica, latest)

@@ -211,3 +211,22 @@ async def test_a_log_that_was_damaged_in_the_middle_is_not_taken_for_one_that_en
             await world.sync()
         await world.sync(resync=True)
         assert await world.restored(2) == world.history[2]
+
+
+@pytest.mark.parametrize("nth", [7, 8, 9, 10])
+async def test_a_name_given_in_a_first_life_is_durable_before_a_second_one_builds_on_it(nth: int) -> None:
+    async with memory_world() as world:
+        world.replica = share = MemoryShare(volatile=True)
+        for name in ("a.vhd", "gone.vhd"):
+            await world.put(name, some_bytes(2))
+        await world.sync()
+        await world.put("a.vhd", some_bytes(2, seed=2))
+        await world.drop("gone.vhd")
+        await die(world, lambda what: what.startswith("flush_directory"), nth, When.BEFORE)  # from the commit on
+        world.history.setdefault(2, dict(world.disks))
+        await world.put("a.vhd", some_bytes(2, seed=3))
+        await die(world, writes_disk)
+        share.crash()
+        world.replica = share.view()
+        await world.sync()
+        await world.check_all_points()
