@@ -110,8 +110,8 @@ async def create_replica(share: Share, record: ReplicaRecord) -> Replica:
     for directory in (layout.disks_dir, layout.manifests_dir, layout.points_dir):
         await share.make_dir(directory)
     await replace_whole(share, layout.recovery_text, recovery_text(record).encode())
-    await replace_whole(share, layout.record, encode(record))
     await share.flush_directory("")
+    await replace_whole(share, layout.record, encode(record))
     return Replica(share, layout, record)
 
 

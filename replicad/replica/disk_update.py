@@ -145,6 +145,8 @@ class DiskUpdate:
             # The log was made, and nothing else yet.
             await self._share.remove(self._log_path)
             return False
+        # Whoever gave the disk this name may have ended before that was durable.
+        await self._share.flush_directory(parent(self._working_path))
         subject = f"undo log {path_on(self._share.name, self._log_path)}"
         disk = await self._share.open(self._working_path, OpenMode.WRITE)
         try:

@@ -190,7 +190,9 @@ async def _roll_back_disk(replica: Replica, pending: str, path: str) -> None:
     share, layout = replica.share, replica.layout
     own, working, log_path = layout.disk(path), layout.updating(path), layout.undo(pending, path)
     if not await exists(share, working):
-        return  # Not touched yet, or rolled back already: it gets its own name back last.
+        # Not touched yet, or rolled back already: it gets its own name back last. The log may go once that is durable.
+        await share.flush_directory(parent(own))
+        return
     subject = f"undo log {path_on(share.name, log_path)}"
     async with (
         await share.open(log_path, OpenMode.WRITE) as log_file,

@@ -14,7 +14,7 @@ from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
 from replicad.workflows.verify import verify
 from tests.support.faulty import Fault, FaultyShare, When, crashes
-from tests.support.world import CHUNK, VM, World, memory_world, read_tree
+from tests.support.world import CHUNK, VM, World, digests, memory_world, read_tree
 
 T = TypeVar("T")
 Choice = Callable[[str], bool]
@@ -229,4 +229,51 @@ async def test_a_name_given_in_a_first_life_is_durable_before_a_second_one_build
         share.crash()
         world.replica = share.view()
         await world.sync()
+        await world.check_all_points()
+
+
+async def test_a_working_name_given_in_a_first_life_is_durable_before_a_second_one_writes() -> None:
+    async with memory_world() as world:
+        world.replica = share = MemoryShare(volatile=True)
+        await world.put("a.vhd", some_bytes(2))
+        await world.sync()
+        await world.put("a.vhd", some_bytes(2, seed=2))
+        disks = Layout(VM).disks_dir
+        await die(world, lambda what: what == f"flush_directory {disks}", when=When.BEFORE)
+        await die(world, writes_disk, nth=2)
+        share.crash()
+        world.replica = share.view()
+        assert digests(await world.restored(1)) == digests(world.history[1])
+        await world.sync()
+        await world.check_all_points()
+
+
+async def test_a_disk_that_was_undone_in_a_first_life_has_its_name_before_a_second_one_drops_the_log() -> None:
+    async with memory_world() as world:
+        world.replica = share = MemoryShare(volatile=True)
+        for name in ("a.vhd", "b.vhd"):
+            await world.put(name, some_bytes(2))
+        await world.sync()
+        changed = some_bytes(2, seed=2)
+        await world.put("a.vhd", changed)
+        await die(world, writes_disk, nth=2)
+        await world.drop("a.vhd")
+        disks = Layout(VM).disks_dir
+        await die(world, lambda what: what == f"flush_directory {disks}", when=When.BEFORE)
+        await die(world, lambda what: what.startswith("create") and "point.json" in what)
+        share.crash()
+        world.replica = share.view()
+        await world.put("a.vhd", changed)
+        await world.sync()
+        await world.check_all_points()
+
+
+async def test_a_replica_made_in_a_first_life_is_durable_before_a_second_one_commits() -> None:
+    async with memory_world() as world:
+        world.replica = share = MemoryShare(volatile=True)
+        await world.put("a.vhd", some_bytes(2))
+        await die(world, lambda what: what == "flush_directory ", when=When.BEFORE)
+        await world.sync()
+        share.crash()
+        world.replica = share.view()
         await world.check_all_points()
