@@ -25,11 +25,13 @@ def path_of_key(key: str) -> str:
 def check_disk_path(path: str) -> str:
     """`path` itself if a replica can hold a disk of that name; InvalidNameError that says why not."""
     check_path(path, "disk name")
-    for suffix in OUR_SUFFIXES:
-        if path.casefold().endswith(suffix):
+    for part in path.casefold().split("/"):
+        # A directory is refused as well: 'a.vhdx.updating/' would be in the way of 'a.vhdx'.
+        if part.endswith(OUR_SUFFIXES):
+            suffix = next(suffix for suffix in OUR_SUFFIXES if part.endswith(suffix))
             raise InvalidNameError(
                 "replicate", f"disk {path!r}", f"names ending in {suffix!r} are replicad's own on a replica",
-                "Rename the disk, or leave it out with 'exclude'.",
+                "Rename it, or leave it out with 'exclude'.",
             )  # fmt: skip
     spare = MAX_NAME_BYTES - len(f".{'9' * 18}.xxh3")
     if len(disk_key(path).encode()) > spare:
