@@ -56,7 +56,7 @@ async def test_two_disks_that_a_share_takes_for_one_are_refused(names: tuple[str
         await select_files(await _share_with(*names), DISKS, check_disk_path)
 
 
-@pytest.mark.parametrize("name", ["web.vhdx.updating", "a.INITIAL", "x.undo", "y.xxh3"])
+@pytest.mark.parametrize("name", ["web.vhdx.updating", "a.INITIAL", "x.undo", "y.xxh3", "web.vhdx.Updating/b.vhdx"])
 async def test_names_that_are_replicads_own_are_refused(name: str) -> None:
     with pytest.raises(InvalidNameError, match="replicad's own"):
         await select_files(await _share_with(name), Selection(("*",), (), ()), check_disk_path)
