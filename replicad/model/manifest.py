@@ -130,10 +130,13 @@ class ManifestEdit:
 
         The edit must not change below the index given last while this runs.
         """
-        numbers = sorted(
-            n for n in {*self._base.pages, *self._edited} if first // PAGE_HASHES <= n <= (end - 1) // PAGE_HASHES
-        )
+        span = range(first // PAGE_HASHES, (end - 1) // PAGE_HASHES + 1)
+        kept = len(self._base.pages) + len(self._edited)
+        # A disk with many small gaps must not cost a look at all pages for each of them.
+        numbers = span if len(span) < kept else sorted(n for n in {*self._base.pages, *self._edited} if n in span)
         for number in numbers:
+            if number not in self._base.pages and number not in self._edited:
+                continue
             for index in range(max(first, number * PAGE_HASHES), min(end, (number + 1) * PAGE_HASHES)):
                 if self.hash_of(index) != ZERO_HASH:
                     yield index

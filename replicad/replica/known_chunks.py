@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from replicad.model.chunks import chunk_count
 from replicad.model.errors import IntegrityError
-from replicad.model.manifest import HASH_BYTES, ZERO_HASH, Manifest, ManifestEdit
+from replicad.model.manifest import HASH_BYTES, PAGE_HASHES, ZERO_HASH, Manifest, ManifestEdit
 
 from .undo_format import NOT_WRITTEN, EntryKind, UndoEntry
 
@@ -59,7 +61,7 @@ class KnownChunks:
         Returns how many chunks that this cycle has not touched yet are not what the manifest says. They count as stale.
         """
         damaged = 0
-        for index in range(self._limit):
+        for index in self._differing(found):
             hash_found = found.hash_of(index)
             if self._touched[index] == _UNKNOWN:
                 self._touched[index] = _KNOWN
@@ -71,6 +73,14 @@ class KnownChunks:
                 hash_found, damaged = NOT_WRITTEN, damaged + 1
             self._present.put(index, hash_found)
         return damaged
+
+    def _differing(self, found: Manifest) -> Iterator[int]:
+        """The chunks of all pages that are not as they should be, or that have a chunk in doubt."""
+        for first in range(0, self._limit, PAGE_HASHES):
+            count = min(PAGE_HASHES, self._limit - first)
+            same = self._present.hashes(first, count) == found.hashes(first, count)
+            if not same or self._touched.find(_UNKNOWN, first, first + count) >= 0:
+                yield from range(first, first + count)
 
     def in_doubt(self) -> list[int]:
         """The chunks that an entry of the log names and of which it is not known what the disk holds, ascending."""

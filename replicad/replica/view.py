@@ -161,9 +161,7 @@ async def open_point_disk(
         owner = replica.owner(disk_id)
         manifest = await read_manifest(replica.share, base.manifest_path, owner, base.state.manifest.digest)
         base_file = await files.enter_async_context(await replica.share.open(base.path, OpenMode.READ))
-        disk = PointDisk(
-            state, manifest, base_file, base.path, [], array("Q", bytes(8 * manifest.chunks)), replica.seed
-        )
+        disk = PointDisk(state, manifest, base_file, base.path, [], array("Q"), replica.seed)
         if pending is not None and base.is_latest:
             await _add_pending(disk, replica, pending, files)
         for point in reversed(points[1:]):

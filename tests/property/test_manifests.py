@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from replicad.model.errors import IntegrityError
-from replicad.model.manifest import HASH_BYTES, PAGE_BYTES, ZERO_HASH, Manifest, ManifestEdit
+from replicad.model.manifest import HASH_BYTES, PAGE_BYTES, PAGE_HASHES, ZERO_HASH, Manifest, ManifestEdit
 from replicad.replica.manifest_file import ManifestOwner, manifest_digest, read_manifest, write_manifest
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
@@ -108,3 +109,16 @@ async def test_a_manifest_of_another_disk_length_version_or_point_is_refused() -
         await file.write(b"\2", 8)
     with pytest.raises(IntegrityError, match="damaged: it says that it is in format 2"):
         await read_manifest(share, "m", OWNER, digest)
+
+
+class UncountablePages(dict[int, bytes]):
+    """Pages that can be looked up, but not gone through."""
+
+    def __iter__(self) -> Iterator[int]:
+        raise AssertionError("all pages were looked at")
+
+
+def test_a_small_gap_costs_no_look_at_all_pages() -> None:
+    page = b"h" * PAGE_BYTES
+    manifest = Manifest(CHUNK, 10 * PAGE_HASHES * CHUNK, UncountablePages({n: page for n in range(10)}))
+    assert len(list(ManifestEdit(manifest, manifest.size_bytes).nonzero_chunks(PAGE_HASHES - 1, PAGE_HASHES + 1))) == 2
