@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from replicad.model.errors import AccessDeniedError, DivergedError, NotFoundError
+from replicad.model.errors import AccessDeniedError, DivergedError, NotFoundError, OutOfSpaceError
 from replicad.model.points import RecoveryPoint
 from replicad.model.progress import Warned
 from replicad.replica.directory import Numbers, Replica, list_numbers, open_replica, require_replica
@@ -47,14 +47,15 @@ async def check_is_replica_of(share: Share, vm_dir: str, vm: str) -> None:
 async def opened_replica(share: Share, vm_dir: str, number: int | None, ctx: Context) -> AsyncIterator[OpenedReplica]:
     """The replica in `vm_dir` at point `number` (None: the latest), kept from changing until the context ends.
 
-    On a share that we may not write there is no lock to hold: then it is read as it is, with a warning. LockedError if
-    somebody writes it now; NotFoundError if there is no replica or no such point.
+    On a share that we may not write, or that has no room for a lock file, there is no lock to hold: then it is read as
+    it is, with a warning. LockedError if somebody writes it now; NotFoundError if there is no replica or no such point.
     """
     await require_replica(share, vm_dir)
     try:
         lock = await share.lock(Layout(vm_dir).lock, ctx.holder())
-    except AccessDeniedError:
-        ctx.observe(Warned(f"{share.name} can't be written, so the replica is read without its lock"))
+    except (AccessDeniedError, OutOfSpaceError) as error:
+        why = "can't be written" if isinstance(error, AccessDeniedError) else "is full"
+        ctx.observe(Warned(f"{share.name} {why}, so the replica is read without its lock"))
         yield await _opened(share, vm_dir, number, writable=False)
         return
     async with lock:

@@ -36,7 +36,7 @@ async def verify_and_repair(share: Share, vm_dir: str, source: ChangeSource, ctx
         if not found.damages:
             return found
         if not opened.writable:
-            ctx.observe(Warned("nothing is repaired, because the share is read-only"))
+            ctx.observe(Warned("nothing is repaired, because the share can't be written"))
             return found
         if opened.numbers.pending is not None:
             ctx.observe(Warned("a cycle was interrupted: disks are repaired only after the next 'replicad sync'"))

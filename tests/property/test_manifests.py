@@ -120,5 +120,5 @@ class UncountablePages(dict[int, bytes]):
 
 def test_a_small_gap_costs_no_look_at_all_pages() -> None:
     page = b"h" * PAGE_BYTES
-    manifest = Manifest(CHUNK, 10 * PAGE_HASHES * CHUNK, UncountablePages({n: page for n in range(10)}))
+    manifest = Manifest(CHUNK, 10 * PAGE_HASHES * CHUNK, UncountablePages(dict.fromkeys(range(10), page)))
     assert len(list(ManifestEdit(manifest, manifest.size_bytes).nonzero_chunks(PAGE_HASHES - 1, PAGE_HASHES + 1))) == 2

@@ -178,3 +178,13 @@ async def test_what_is_missing_from_a_replica_is_told_as_damage() -> None:
         with pytest.raises(IntegrityError, match=r"point\.json.*the file is missing.*backup"):
             await list_points(world.replica, VM)
         assert digests(await world.restored(2)) == digests(world.history[2])
+
+
+async def test_a_replica_on_a_full_share_can_be_restored() -> None:
+    async with memory_world() as world:
+        world.replica = share = MemoryShare(capacity_bytes=1000 * CHUNK)
+        await world.put("a.vhd", Random(1).randbytes(CHUNK))
+        await world.sync()
+        share.tree.room.most_pages = share.tree.room.used_pages
+        assert digests(await world.restored(1)) == digests(world.history[1])
+        assert any(isinstance(e, Warned) and "is full" in e.text for e in world.events)
