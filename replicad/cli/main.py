@@ -95,7 +95,7 @@ def _flushed(code: int) -> int:
     except OSError as error:
         # The interpreter flushes once more at its end: let that go nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        if not isinstance(error, BrokenPipeError):
+        if code == 0 and not isinstance(error, BrokenPipeError):  # else what went wrong has been told already
             print(f"replicad: cannot write the output: {error.strerror}", file=sys.stderr)
         return code or 1
     return code

@@ -152,10 +152,12 @@ async def test_cycle_that_fails_at_a_step_raises_that_error_and_leaves_every_poi
     for number in sorted(Random(stage + error.op).sample(range(1, steps + 1), min(steps, 12))):
         async with _world_at(stage, volatile=False) as world:
             share = world.replica
+            assert isinstance(share, MemoryShare)
             world.replica = FaultyShare(share, {number: Fault(When.BEFORE, error)})
             with pytest.raises(type(error)):
                 await world.sync()
-            world.replica = share
+            share.die()  # the command ends, and with it a lock that it could not give back
+            world.replica = share.view()
             await _check_share_alone(world)
             await world.sync()
             await _check_points(world)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -12,6 +13,7 @@ from random import Random
 import pytest
 
 from replicad.cli.demo.samba import PrivateSamba
+from replicad.storage.processes import start_of_process
 from tests.support.installation import VM, Installation, Server, install
 from tests.support.interrupted import WatchedReplica
 from tests.support.machine_model import MIB, MachineModel
@@ -32,6 +34,10 @@ def kill_the_child(server: PrivateSamba, relay: Relay) -> None:
     assert children
     for pid in children:
         os.kill(pid, signal.SIGKILL)
+    # A process that is in the middle of an fsync ends, and frees its locks, only when that is done.
+    deadline = time.monotonic() + 30
+    while any(start_of_process(pid) for pid in children) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _open_files(pid: int) -> set[str]:
