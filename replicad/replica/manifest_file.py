@@ -29,7 +29,8 @@ _HEADER = struct.Struct("<8sIIQQ16s16s")
 _DIGEST_BYTES = 32
 _PAGE_DIGEST_BYTES = 16
 _ABSENT = bytes(_PAGE_DIGEST_BYTES)
-MAX_DISK_BYTES = 64 << 40
+MAX_DISK_BYTES = 128 << 40
+"""A VHDX of the largest size, 64 TiB, is itself somewhat larger."""
 _MAX_COPY_RANGES = 4096
 
 

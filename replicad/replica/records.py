@@ -18,6 +18,8 @@ from pydantic import TypeAdapter, ValidationError
 from replicad.model.errors import FormatVersionError, IntegrityError
 from replicad.model.points import FORMAT_VERSION, CycleRecord, RecoveryPoint, ReplicaRecord
 
+from .record_sense import nonsense_in
+
 Record = TypeVar("Record", bound=ReplicaRecord | RecoveryPoint | CycleRecord)
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
@@ -69,7 +71,7 @@ def decode(raw: bytes, kind: type[Record], subject: str) -> Record:
     """The record in `raw`.
 
     Raises FormatVersionError if a newer replicad wrote it, else IntegrityError for anything but the exact bytes that
-    `encode` gives.
+    `encode` gives for a record that can be true: nothing in it leads out of the replica's directory.
     """
 
     def damaged(reason: str) -> IntegrityError:
@@ -99,6 +101,8 @@ def decode(raw: bytes, kind: type[Record], subject: str) -> Record:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise damaged(f"{'.'.join(str(p) for p in first['loc'])}: {first['msg']}") from None
+    if (nonsense := nonsense_in(record)) is not None:
+        raise damaged(f"it makes no sense: {nonsense}")
     return record
 
 

@@ -22,6 +22,8 @@ from replicad.model.chunks import chunk_length, is_chunk_size
 from replicad.model.errors import FormatVersionError, IntegrityError
 from replicad.model.manifest import HASH_BYTES, ZERO_HASH
 
+from .manifest_file import MAX_DISK_BYTES
+
 BLOCK_BYTES = 4096
 MAX_ENTRIES = 4096
 DIGEST_BYTES = 32
@@ -131,6 +133,8 @@ def decode_file_header(block: bytes, subject: str) -> UndoHeader:
         )  # fmt: skip
     if not is_chunk_size(chunk_bytes):
         raise damaged(subject, f"its chunk size {chunk_bytes} is impossible")
+    if previous_size_bytes > MAX_DISK_BYTES:
+        raise damaged(subject, f"no disk has {previous_size_bytes} bytes")
     return UndoHeader(replica_id.hex(), disk_id.hex(), point, chunk_bytes, previous_size_bytes)
 
 

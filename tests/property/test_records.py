@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -30,27 +32,34 @@ from replicad.model.points import (
 from replicad.replica.records import decode, encode
 
 ID = st.binary(min_size=16, max_size=16).map(bytes.hex)
+DIGEST = st.binary(min_size=32, max_size=32).map(bytes.hex)
+SEED = st.binary(min_size=8, max_size=8).map(bytes.hex)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+PATH = st.text("가 🖥é%.-x", max_size=20).map(lambda name: f"sub/{name}.vhdx")
 TIME = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - st adds the zone
 COUNT = st.integers(0, 1 << 63)
-MANIFEST = st.builds(ManifestReference, COUNT, ID)
+SIZE = st.integers(0, 64 << 40)
+CHUNK = st.integers(16, 22).map(lambda power: 1 << power)
+MANIFEST = st.builds(ManifestReference, st.integers(1, 1 << 40), DIGEST)
 DISK = st.builds(
-    DiskState, ID, TEXT, st.sampled_from(FileKind), COUNT, COUNT, st.sampled_from(Change), st.sampled_from(Provenance),
-    MANIFEST, st.none() | st.builds(UndoReference, COUNT, COUNT, COUNT, ID),
+    DiskState, ID, PATH, st.sampled_from(FileKind), SIZE, CHUNK, st.sampled_from(Change), st.sampled_from(Provenance),
+    MANIFEST, st.none() | st.builds(UndoReference, SIZE, COUNT, COUNT, DIGEST),
     st.builds(Statistics, COUNT, COUNT, COUNT, COUNT, COUNT),
 )  # fmt: skip
+NUMBER = st.integers(1 << 20, 1 << 40)
+PREVIOUS = st.none() | st.integers(1, (1 << 20) - 1)
 POINT = st.builds(
-    RecoveryPoint, st.just(FORMAT_VERSION), ID, TEXT, COUNT, st.none() | COUNT, TIME, st.sampled_from(CycleKind),
-    st.sampled_from(Consistency), COUNT, TEXT, st.lists(DISK, max_size=3).map(tuple),
-    st.lists(st.builds(RemovedDisk, ID, TEXT, MANIFEST), max_size=2).map(tuple), st.lists(TEXT, max_size=2).map(tuple),
-    st.builds(Statistics),
+    RecoveryPoint, st.just(FORMAT_VERSION), ID, TEXT, NUMBER, PREVIOUS, TIME, st.sampled_from(CycleKind),
+    st.sampled_from(Consistency), COUNT, TEXT, st.lists(DISK, max_size=3, unique_by=lambda d: d.id).map(tuple),
+    st.lists(st.builds(RemovedDisk, st.just("ff" * 16), PATH, MANIFEST), max_size=1).map(tuple),
+    st.lists(TEXT, max_size=2).map(tuple), st.builds(Statistics),
 )  # fmt: skip
 REPLICA = st.builds(
-    ReplicaRecord, st.just(FORMAT_VERSION), ID, TEXT, TEXT, ID, COUNT, st.sampled_from(Role), TIME, TEXT
+    ReplicaRecord, st.just(FORMAT_VERSION), ID, TEXT, TEXT, SEED, COUNT, st.sampled_from(Role), TIME, TEXT
 )
 CYCLE = st.builds(
-    CycleRecord, st.just(FORMAT_VERSION), ID, COUNT, st.none() | COUNT, TIME, TEXT,
-    st.lists(st.builds(PendingDisk, ID, TEXT, COUNT), max_size=3).map(tuple),
+    CycleRecord, st.just(FORMAT_VERSION), ID, NUMBER, PREVIOUS, TIME, TEXT,
+    st.lists(st.builds(PendingDisk, ID, PATH, CHUNK), max_size=3, unique_by=lambda d: d.id).map(tuple),
 )  # fmt: skip
 RECORD = st.one_of(POINT, REPLICA, CYCLE)
 
@@ -88,3 +97,31 @@ def test_one_kind_of_record_does_not_pass_for_another() -> None:
     record = CycleRecord(1, "11" * 16, 1, None, datetime(2026, 1, 1, tzinfo=UTC), "host", ())
     with pytest.raises(IntegrityError):
         decode(encode(record), ReplicaRecord, "replica.json")
+
+
+SENSE = DiskState(
+    "22" * 16, "sub/web.vhdx", FileKind.DISK, 1 << 20, 1 << 16, Change.DELTA, Provenance.FULL_SCAN,
+    ManifestReference(3, "33" * 32), UndoReference(1 << 19, 8192, 1, "44" * 32), Statistics(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"path": "../../etc/cron.d/x"}, {"path": "/etc/x"}, {"path": "a/../b"}, {"path": ""}, {"path": "a\\b"},
+        {"path": "web.vhdx.updating"}, {"id": "../../x"}, {"id": "22"}, {"size_bytes": -1}, {"size_bytes": 1 << 80},
+        {"chunk_bytes": 0}, {"chunk_bytes": 1 << 40}, {"manifest": ManifestReference(0, "33" * 32)},
+        {"manifest": ManifestReference(3, "x")}, {"undo": UndoReference(1 << 62, 8192, 1, "44" * 32)},
+        {"undo": UndoReference(1, -1, 1, "44" * 32)},
+    ],
+)  # fmt: skip
+def test_a_sealed_record_that_can_not_be_true_is_refused(wrong: dict[str, Any]) -> None:
+    def point(disk: DiskState) -> RecoveryPoint:
+        return RecoveryPoint(
+            FORMAT_VERSION, "11" * 16, "vm", 3, 2, datetime(2026, 1, 1, tzinfo=UTC), CycleKind.DELTA, Consistency.COLD,
+            1, "host", (disk,), (), (), Statistics(),
+        )  # fmt: skip
+
+    assert decode(encode(point(SENSE)), RecoveryPoint, "it") == point(SENSE)
+    with pytest.raises(IntegrityError, match="makes no sense"):
+        decode(encode(point(replace(SENSE, **wrong))), RecoveryPoint, "it")

@@ -1,0 +1,84 @@
+"""Whether what a sealed record says can be true. Pure.
+
+The seal tells that a record is as somebody wrote it, not who that was. Nothing in it may lead out of the replica's
+directory, or be taken for a size to make room for, before it was looked at here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from replicad.model.chunks import is_chunk_size
+from replicad.model.errors import InvalidNameError
+from replicad.model.points import (
+    CycleRecord,
+    DiskState,
+    ManifestReference,
+    PendingDisk,
+    RecoveryPoint,
+    RemovedDisk,
+    ReplicaRecord,
+)
+
+from .layout import check_disk_path
+from .manifest_file import MAX_DISK_BYTES
+
+_MAX_POINT = 10**18
+
+
+def nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> str | None:
+    """What in the record can't be true, as a clause; None if nothing is."""
+    return next(_nonsense_in(record), None)
+
+
+def _nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> Iterator[str]:
+    if not _is_hex(record.replica_id, 16):
+        yield "its replica_id is none"
+    if isinstance(record, ReplicaRecord):
+        if not _is_hex(record.hash_seed, 8):
+            yield "its hash_seed is none"
+        return
+    if not 0 < record.number < _MAX_POINT or (record.previous is not None and not 0 < record.previous < record.number):
+        yield f"point {record.number} can't follow point {record.previous}"
+    if isinstance(record, CycleRecord):
+        yield from _in_disks(record.new_disks)
+    else:
+        yield from _in_disks((*record.disks, *record.removed))
+
+
+def _in_disks(disks: Iterable[DiskState | RemovedDisk | PendingDisk]) -> Iterator[str]:
+    ids: set[str] = set()
+    for disk in disks:
+        try:
+            check_disk_path(disk.path)
+        except InvalidNameError as error:
+            yield f"a disk's path: {error.answer}"
+        if not disk.path or not _is_hex(disk.id, 16) or disk.id in ids:
+            yield f"the id or the path of the disk {disk.path!r}"
+        ids.add(disk.id)
+        if not isinstance(disk, PendingDisk):
+            yield from _in_manifest(disk.path, disk.manifest)
+        if not isinstance(disk, RemovedDisk) and not is_chunk_size(disk.chunk_bytes):
+            yield f"chunks of {disk.chunk_bytes} bytes in {disk.path!r}"
+        if isinstance(disk, DiskState):
+            yield from _in_sizes(disk)
+
+
+def _in_manifest(path: str, manifest: ManifestReference) -> Iterator[str]:
+    if not _is_hex(manifest.digest, 32) or not 0 < manifest.point < _MAX_POINT:
+        yield f"the manifest of {path!r}"
+
+
+def _in_sizes(disk: DiskState) -> Iterator[str]:
+    sizes = [disk.size_bytes] if disk.undo is None else [disk.size_bytes, disk.undo.previous_size_bytes]
+    if not all(0 <= size <= MAX_DISK_BYTES for size in sizes):
+        yield f"sizes of {sizes} bytes of {disk.path!r}"
+    if disk.undo is not None and (
+        not _is_hex(disk.undo.digest, 32) or min(disk.undo.length_bytes, disk.undo.batches) < 0
+    ):
+        yield f"the undo log of {disk.path!r}"
+
+
+def _is_hex(text: str, size_bytes: int) -> bool:
+    return re.fullmatch(rf"[0-9a-f]{{{2 * size_bytes}}}", text) is not None
