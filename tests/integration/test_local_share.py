@@ -494,9 +494,10 @@ async def test_a_file_is_of_no_use_after_it_was_closed(tmp_path: Path) -> None:
 
 def test_it_can_be_imported_where_there_is_no_posix_and_says_so_when_used() -> None:
     script = """
-import asyncio, os, sys
+import asyncio, os, sys, types
 for name in ("fcntl", "pwd", "grp", "resource", "termios"):
     sys.modules[name] = None
+sys.modules["_winapi"] = types.ModuleType("_winapi")  # what Python's own modules look for there
 sys.platform = "win32"
 from replicad.model.errors import UnsupportedError
 from replicad.storage.local import LocalShare

@@ -95,8 +95,9 @@ def test_it_runs_for_an_ordinary_user_and_ends_when_that_process_is_killed(short
     shutil.chown(short_path, "nobody")
     root = Path(__file__).parents[2]
     ordinary = ["setpriv", "--reuid", "nobody", "--regid", "nogroup", "--clear-groups"]
-    if subprocess.run([*ordinary, "test", "-r", str(root / "replicad" / "__init__.py")], check=False).returncode:
-        pytest.skip("an ordinary user can't read this checkout")
+    trial = [*ordinary, sys.executable, "-c", "import click, replicad"]
+    if subprocess.run(trial, env={"PYTHONPATH": str(root)}, capture_output=True, check=False).returncode:
+        pytest.skip("an ordinary user can't run this Python, or can't read this checkout")
     with subprocess.Popen(
         [*ordinary, sys.executable, "-c", script, str(short_path)],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
