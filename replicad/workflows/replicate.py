@@ -57,8 +57,8 @@ class CycleReport:
 async def replicate(job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context) -> CycleReport:
     """Bring the replica on `share` up to date and commit a new point.
 
-    Whatever is raised, all older points are as they were, and the next call goes on from here: with the cycle, or, if it
-    was raised at the very commit, from a point that is there already or that the next call commits first.
+    Whatever is raised, all older points are as they were, and the next call goes on from here: with the cycle, or, if
+    it was raised at the very commit, from a point that is there already or that the next call commits first.
     BusyError if the source's disks can't be held; LockedError if another writer holds the replica.
     """
     began_s = ctx.clock.monotonic_s()
