@@ -238,10 +238,19 @@ def _apply(disk: PointDisk, layer: _Layer, manifest: Manifest) -> Manifest:
     chunks = chunk_count(header.previous_size_bytes, header.chunk_bytes)
     del disk.overrides[chunks:]
     disk.overrides.extend(array("Q", bytes(8 * (chunks - len(disk.overrides)))))
-    edit = ManifestEdit(manifest, header.previous_size_bytes)
+    before = manifest_before(layer.index, manifest, f"undo log {layer.file.path}")
     for place, chunk in enumerate(layer.index.chunks):
-        if chunk >= chunks:
-            raise damaged(f"undo log {layer.file.path}", f"it names chunk {chunk} of a disk of {chunks} chunks")
         disk.overrides[chunk] = number | place
-        edit.put(chunk, layer.index.hash_at(place))
+    return before
+
+
+def manifest_before(index: UndoIndex, manifest: Manifest, subject: str) -> Manifest:
+    """The manifest of the point before a log's, given that of its own point. IntegrityError for an impossible chunk."""
+    header = index.header
+    chunks = chunk_count(header.previous_size_bytes, header.chunk_bytes)
+    edit = ManifestEdit(manifest, header.previous_size_bytes)
+    for place, chunk in enumerate(index.chunks):
+        if chunk >= chunks:
+            raise damaged(subject, f"it names chunk {chunk} of a disk of {chunks} chunks")
+        edit.put(chunk, index.hash_at(place))
     return edit.finish()

@@ -10,10 +10,10 @@ from replicad.model.manifest import PAGE_HASHES, Manifest
 from replicad.model.points import DiskState, RecoveryPoint
 from replicad.model.progress import Advanced, PhaseStarted
 from replicad.replica.directory import Replica, read_cycle, read_point
-from replicad.replica.manifest_file import read_manifest
+from replicad.replica.manifest_file import manifest_digest, read_manifest
 from replicad.replica.recovery_text import recovery_text
 from replicad.replica.undo_log import damaged_entries, index_undo_log
-from replicad.replica.view import open_point_disk
+from replicad.replica.view import manifest_before, open_point_disk
 from replicad.storage.documents import read_whole
 from replicad.storage.port import OpenMode, Share
 
@@ -24,6 +24,9 @@ from .resync import hash_file
 from .scan import Hashing
 
 _MAX_TEXT_BYTES = 64 * 1024
+
+Manifests = dict[str, Manifest | None]
+"""On the way back from the latest point: each disk's manifest, by its id, at the point come to; None if it is lost."""
 
 
 class Part(Enum):
@@ -80,12 +83,15 @@ async def verify_opened(opened: OpenedReplica, ctx: Context) -> Verification:
     await _check_texts(opened, found)
     undo_bytes = sum(d.undo.length_bytes for p in points for d in p.disks if d.undo)
     ctx.observe(PhaseStarted("verifying", sum(d.size_bytes for d in opened.point.disks) + undo_bytes))
+    manifests: Manifests = {}
     for disk in opened.point.disks:
-        await _verify_latest(opened, disk, found, ctx)
-    for older, point in zip([None, *points], points, strict=False):
-        await _verify_undo_logs(opened.replica, point, found, ctx)
-        if older is not None:
-            await _verify_removed(opened.replica, older, point, found, ctx)
+        manifests[disk.id] = await _verify_latest(opened, disk, found, ctx)
+    for older, point in reversed(list(zip([None, *points], points, strict=False))):
+        before = older if older is not None and older.number == point.previous else None
+        await _verify_undo_logs(opened.replica, before, point, manifests, found, ctx)
+        if before is not None:
+            await _verify_removed(opened.replica, before, point, manifests, found, ctx)
+    found.damages.sort(key=lambda damage: list(Part).index(damage.part))
     return found
 
 
@@ -119,7 +125,8 @@ async def _check_texts(opened: OpenedReplica, found: Verification) -> None:
             found.damages.append(Damage(Part.RECORD, path, error.answer, "the interrupted cycle only"))
 
 
-async def _verify_latest(opened: OpenedReplica, disk: DiskState, found: Verification, ctx: Context) -> None:
+async def _verify_latest(opened: OpenedReplica, disk: DiskState, found: Verification, ctx: Context) -> Manifest | None:
+    """Returns the disk's manifest if that is sound."""
     replica, layout = opened.replica, opened.replica.layout
     manifest_path = layout.manifest(disk.path, disk.manifest.point)
     try:
@@ -128,12 +135,13 @@ async def _verify_latest(opened: OpenedReplica, disk: DiskState, found: Verifica
         found.damages.append(
             Damage(Part.MANIFEST, manifest_path, error.answer, f"all points of {disk.path} until it is mended")
         )
-        return
+        return None
     if opened.numbers.pending is not None:
         await _verify_seen_through_logs(opened, disk, found, ctx)
-        return
+        return manifest
     path = layout.disk(disk.path)
     await _compare_file(replica, path, manifest, Part.DISK, f"{disk.path} of point {opened.point.number}", found, ctx)
+    return manifest
 
 
 async def _compare_file(
@@ -210,28 +218,50 @@ async def _verify_point(opened: OpenedReplica, ctx: Context) -> Verification:
     return found
 
 
-async def _verify_undo_logs(replica: Replica, point: RecoveryPoint, found: Verification, ctx: Context) -> None:
+async def _verify_undo_logs(
+    replica: Replica,
+    older: RecoveryPoint | None,
+    point: RecoveryPoint,
+    manifests: Manifests,
+    found: Verification,
+    ctx: Context,
+) -> None:
+    """Every log of a point, its old bytes, and that it leads to what the point before says of the disk."""
     for disk in point.disks:
-        if disk.undo is None:
-            continue
+        before = older.disk(disk.id) if older is not None else None
         path = replica.layout.undo(replica.layout.point_dir(point.number), disk.path)
         costs = f"points before {point.number}"
-        try:
-            async with await replica.share.open(path, OpenMode.READ) as file:
-                index = await index_undo_log(file, path, disk.undo)
-                damaged = await damaged_entries(file, index, replica.seed)
-        except (IntegrityError, NotFoundError) as error:
-            found.damages.append(Damage(Part.UNDO_LOG, path, error.answer, costs))
+        manifest = manifests.pop(disk.id, None)
+        if disk.undo is not None:
+            try:
+                async with await replica.share.open(path, OpenMode.READ) as file:
+                    index = await index_undo_log(file, path, disk.undo)
+                    damaged = await damaged_entries(file, index, replica.seed)
+                manifest = manifest_before(index, manifest, path) if manifest is not None else None
+            except (IntegrityError, NotFoundError) as error:
+                found.damages.append(Damage(Part.UNDO_LOG, path, error.answer, costs))
+                continue
+            found.read_bytes += disk.undo.length_bytes
+            ctx.observe(Advanced(disk.undo.length_bytes))
+            if damaged:
+                reason = f"the old bytes of {len(damaged)} chunks are damaged, first of chunk {damaged[0]}"
+                found.damages.append(Damage(Part.UNDO_LOG, path, reason, costs))
+        if before is None or manifest is None:
             continue
-        found.read_bytes += disk.undo.length_bytes
-        ctx.observe(Advanced(disk.undo.length_bytes))
-        if damaged:
-            reason = f"the old bytes of {len(damaged)} chunks are damaged, first of chunk {damaged[0]}"
+        if manifest_digest(manifest, replica.owner(disk.id)) == before.manifest.digest:
+            manifests[disk.id] = manifest
+        else:
+            reason = f"point {point.number} does not lead back to the manifest that point {point.previous} names"
             found.damages.append(Damage(Part.UNDO_LOG, path, reason, costs))
 
 
 async def _verify_removed(
-    replica: Replica, older: RecoveryPoint, point: RecoveryPoint, found: Verification, ctx: Context
+    replica: Replica,
+    older: RecoveryPoint,
+    point: RecoveryPoint,
+    manifests: Manifests,
+    found: Verification,
+    ctx: Context,
 ) -> None:
     """The last content of disks that were gone from `point` on."""
     for removed in point.removed:
@@ -246,6 +276,7 @@ async def _verify_removed(
                 Damage(Part.REMOVED_DISK, path, error.answer, f"{disk.path} before point {point.number}")
             )
             continue
+        manifests[disk.id] = manifest
         content = replica.layout.removed(point.number, removed.path)
         costs = f"{disk.path} in points before {point.number}"
         await _compare_file(replica, content, manifest, Part.REMOVED_DISK, costs, found, ctx)

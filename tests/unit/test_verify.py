@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 
 import pytest
 
 from replicad.model.errors import IntegrityError
 from replicad.model.names import join
+from replicad.replica.directory import open_replica, read_point
 from replicad.replica.layout import Layout
+from replicad.replica.records import encode
+from replicad.storage.documents import replace_whole
 from replicad.storage.port import OpenMode, Share
 from replicad.workflows.repair import verify_and_repair
 from replicad.workflows.verify import verify
@@ -114,4 +118,23 @@ async def test_damaged_undo_log_costs_older_points_only() -> None:
         assert [(d.costs, d.repaired) for d in found.damages] == [("points before 3", False)]
         assert digests(await world.restored(3)) == digests(world.history[3])
         with pytest.raises(IntegrityError, match="chunk 1 of"):
+            await world.restored(2)
+
+
+async def test_logs_that_do_not_lead_to_the_points_before_are_found_though_each_file_is_sound() -> None:
+    async with memory_world() as world:
+        await _three_points(world)
+        replica = await open_replica(world.replica, VM)
+        assert replica is not None
+        point = await read_point(replica, 2)
+        (disk,) = point.disks
+        other = replace(disk, manifest=replace(disk.manifest, digest="0" * 64))
+        path = replica.layout.point_record(replica.layout.point_dir(2))
+        await replace_whole(world.replica, path, encode(replace(point, disks=(other,))))
+        found = await verify(world.replica, VM, None, world.context())
+        log = replica.layout.undo(replica.layout.point_dir(3), disk.path)
+        assert [(d.file, d.reason) for d in found.damages] == [
+            (log, "point 3 does not lead back to the manifest that point 2 names")
+        ]
+        with pytest.raises(IntegrityError, match="do not lead to the manifest"):
             await world.restored(2)
