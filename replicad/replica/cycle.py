@@ -19,11 +19,12 @@ from .recovery import Standing, publish, undo_all_but
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """A cycle under way. `still_ours` raises if the replica's lock was lost."""
+    """A cycle under way. `still_ours` raises if the replica's lock was lost; `warnings`: what can't be undone."""
 
     replica: Replica
     record: CycleRecord
     still_ours: Callable[[], Awaitable[None]]
+    warnings: tuple[str, ...]
 
     @property
     def directory(self) -> str:
@@ -100,12 +101,13 @@ async def begin_cycle(
     number = (previous or 0) + 1
     record = CycleRecord(FORMAT_VERSION, replica.record.replica_id, number, previous, started, host, new_disks)
     pending = layout.pending_dir(number)
+    losses: tuple[str, ...] = ()
     if standing.pending is not None:
-        await undo_all_but(replica, standing, kept)
+        losses = await undo_all_but(replica, standing, kept, accept_loss=True)
     await share.make_dir(pending)
     await share.flush_directory(layout.points_dir)
     await replace_whole(share, layout.cycle_record(pending), encode(record))
-    return Cycle(replica, record, still_ours)
+    return Cycle(replica, record, still_ours, losses)
 
 
 def choose_new_disks(

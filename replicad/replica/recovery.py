@@ -162,10 +162,17 @@ async def roll_back(replica: Replica, standing: Standing) -> None:
         await _drop_pending(replica, standing.pending.number)
 
 
-async def undo_all_but(replica: Replica, standing: Standing, kept: frozenset[str]) -> None:
-    """Undo what the pending cycle did to the disks that are not `kept`; it stays pending. Raises as `roll_back`."""
+async def undo_all_but(
+    replica: Replica, standing: Standing, kept: frozenset[str], *, accept_loss: bool = False
+) -> tuple[str, ...]:
+    """Undo what the pending cycle did to the disks that are not `kept`; it stays pending.
+
+    Raises as `roll_back` does. With `accept_loss` it goes on in that case, and returns sentences that tell what is
+    lost: the disk is gone from the source, so nothing else could ever bring its last state back.
+    """
     if standing.pending is None:
-        return
+        return ()
+    losses: list[str] = []
     share, layout = replica.share, replica.layout
     pending = layout.pending_dir(standing.pending.number)
     known = {d.path for d in standing.latest.disks} if standing.latest else set()
@@ -174,11 +181,14 @@ async def undo_all_but(replica: Replica, standing: Standing, kept: frozenset[str
         if path is None or path in kept:
             continue
         if path in known:
-            await _roll_back_disk(replica, pending, path)
+            lost = await _roll_back_disk(replica, pending, path, accept_loss=accept_loss)
+            if lost:
+                losses.append(f"{path}: {len(lost)} damaged chunks of its last state could not be brought back")
         elif await exists(share, layout.initial(path)):
             await share.remove(layout.initial(path))
             await share.flush_directory(parent(layout.initial(path)))
         await share.remove(layout.undo(pending, path))
+    return tuple(losses)
 
 
 async def _drop_pending(replica: Replica, number: int) -> None:
@@ -186,13 +196,18 @@ async def _drop_pending(replica: Replica, number: int) -> None:
     await replica.share.flush_directory(replica.layout.points_dir)
 
 
-async def _roll_back_disk(replica: Replica, pending: str, path: str) -> None:
+async def _roll_back_disk(replica: Replica, pending: str, path: str, *, accept_loss: bool) -> list[int]:
+    """Returns the chunks whose old bytes are damaged in the log and gone from the disk.
+
+    IntegrityError if there are any, unless `accept_loss`.
+    """
     share, layout = replica.share, replica.layout
     own, working, log_path = layout.disk(path), layout.updating(path), layout.undo(pending, path)
     if not await exists(share, working):
         # Not touched yet, or rolled back already: it gets its own name back last. The log may go once that is durable.
         await share.flush_directory(parent(own))
-        return
+        return []
+    lost: list[int] = []
     subject = f"undo log {path_on(share.name, log_path)}"
     async with (
         await share.open(log_path, OpenMode.WRITE) as log_file,
@@ -204,13 +219,19 @@ async def _roll_back_disk(replica: Replica, pending: str, path: str) -> None:
                 # If this is interrupted, and the disk is there again, the next cycle goes on from what is left of it.
                 await resumed.log.distrust(disk)
             index = await index_undo_log(log_file, subject, None)
-            await _write_old_bytes(disk, log_file, index, replica.seed, subject)
+            lost = await _write_old_bytes(disk, log_file, index, replica.seed)
             await disk.flush()
+    if lost and not accept_loss:
+        raise IntegrityError(
+            "roll back with", subject, f"the old bytes of {len(lost)} chunks are damaged, the first is chunk {lost[0]}",
+            "Run 'replicad sync': it goes on with the interrupted cycle instead.",
+        )  # fmt: skip
     await share.rename(working, own)
     await share.flush_directory(parent(own))
+    return lost
 
 
-async def _write_old_bytes(disk: ShareFile, log: ShareFile, index: UndoIndex, seed: int, subject: str) -> None:
+async def _write_old_bytes(disk: ShareFile, log: ShareFile, index: UndoIndex, seed: int) -> list[int]:
     header = index.header
     if (await disk.identity()).size_bytes != header.previous_size_bytes:
         await disk.set_size(header.previous_size_bytes)
@@ -227,8 +248,4 @@ async def _write_old_bytes(disk: ShareFile, log: ShareFile, index: UndoIndex, se
             await disk.write(buffer, offset)
         elif await read_hash(disk, offset, length, seed) != old_hash:
             lost.append(chunk)
-    if lost:
-        raise IntegrityError(
-            "roll back with", subject, f"the old bytes of {len(lost)} chunks are damaged, the first is chunk {lost[0]}",
-            "Run 'replicad sync': it goes on with the interrupted cycle instead.",
-        )  # fmt: skip
+    return lost

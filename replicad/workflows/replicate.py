@@ -69,9 +69,10 @@ async def replicate(job: ReplicationJob, source: ChangeSource, share: Share, ctx
         async with source.snapshot() as snapshot:
             plan = _plan(job, standing, snapshot)
             warnings = (*snapshot.warnings, *plan.warnings, *await check_disks(snapshot, job.source_name))
+            cycle = await _begin(plan, standing, replica, snapshot, source, lock, ctx)
+            warnings = (*warnings, *cycle.warnings)
             for warning in warnings:
                 ctx.observe(Warned(warning))
-            cycle = await _begin(plan, standing, replica, snapshot, source, lock, ctx)
             ctx.observe(PhaseStarted(plan.kind.value, sum(f.size_bytes for f in snapshot.files)))
             files = {f.path: f for f in snapshot.files}
             with _telling_how_to_go_on():

@@ -117,6 +117,24 @@ async def test_a_cycle_that_met_a_damaged_chunk_can_be_gone_on_with(resync: bool
             await world.restored(1)
 
 
+async def test_a_disk_that_met_a_damaged_chunk_and_then_vanished_is_not_in_the_way() -> None:
+    async with memory_world() as world:
+        await world.put("a.vhd", some_bytes(4))
+        await world.put("b.vhd", some_bytes(2, seed=3))
+        await world.sync()
+        await overwrite(world, Layout(VM).disk("a.vhd"), CHUNK + 5, b"rot")
+        await world.put("a.vhd", some_bytes(4, seed=2))
+        await die(world, writes_disk, nth=2)
+        await world.drop("a.vhd")
+        report = await world.sync()
+        assert "a.vhd: 1 damaged chunks of its last state could not be brought back" in report.point.warnings
+        assert await world.restored(2) == world.history[2]
+        with pytest.raises(IntegrityError, match=r"chunk 1 of 'a\.vhd' at point 1"):
+            await world.restored(1)
+        found = await verify(world.replica, VM, None, world.context())
+        assert [(d.part.value, d.chunks) for d in found.damages] == [("removed disk", (1,))]
+
+
 async def test_old_bytes_that_did_not_reach_the_log_are_saved_by_the_next_life() -> None:
     async with memory_world() as world:
         await world.put("a.vhd", some_bytes(4))
