@@ -49,7 +49,7 @@ def one_off_credentials(
             "sign in to", f"server {address.server}", "there is a password and no user", "Add --username USER."
         )
     password = _password(address.server, username, sign_in, environ, observe, ask) if username else None
-    return OneOffCredentials(username, password, sign_in.encryption_required, sign_in.port)
+    return OneOffCredentials(username, password, sign_in.encryption_required, sign_in.port, address.server)
 
 
 def _password(

@@ -24,13 +24,19 @@ if TYPE_CHECKING:
 class OneOffCredentials:
     """What was typed for one command, in place of a configuration or on top of it; None where nothing was.
 
-    Without `username` the sign-in is Kerberos, where the configuration does not say another.
+    Without `username` the sign-in is Kerberos, where the configuration does not say another. With `server` they are for
+    that one only: another server must never see them, even if one command uses both.
     """
 
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     encryption_required: bool | None = None
     port: int | None = None
+    server: str | None = None
+
+    def are_for(self, server: str) -> bool:
+        """Whether they may be used there."""
+        return self.server is None or folded(self.server) == folded(server)
 
 
 class Shares:
@@ -97,7 +103,7 @@ class Shares:
         from replicad.storage.smb import Endpoint
 
         configured = self._settings.server(server) if self._settings else None
-        typed = self._credentials
+        typed = self._credentials if self._credentials and self._credentials.are_for(server) else None
         if configured is None and typed is None:
             raise self._unknown(server)
         typed = typed or OneOffCredentials()

@@ -92,6 +92,18 @@ async def test_what_was_typed_wins_over_the_configuration_and_leaves_the_rest(se
     assert (other_port.port, other_port.encryption_required, other_port.username) == (1445, False, "svc")
 
 
+async def test_what_was_typed_for_one_server_is_not_shown_to_another(settings: Settings) -> None:
+    typed = one_off_credentials(NAS9, settings, SignIn("root", port=1445), {"REPLICAD_PASSWORD": "typed"}, nobody)
+    shares = Shares(settings, typed)
+    nas9, nas1 = shares.endpoint("NAS9"), shares.endpoint("nas1")
+    assert (nas9.port, nas9.username) == (1445, "root")
+    assert (nas1.port, nas1.username) == (4450, "svc")
+    assert nas1.password is not None
+    assert await nas1.password() == "from file"
+    with pytest.raises(ConfigError, match="nas8: it is not described"):
+        shares.endpoint("nas8")
+
+
 async def test_a_local_directory_is_a_share(tmp_path: Path) -> None:
     async with Shares(None) as shares:
         share = await shares.open(LocalAddress(str(tmp_path)))
@@ -135,7 +147,9 @@ def test_user_and_password_come_from_options_then_environment_then_a_question(tm
 def test_environment_does_not_override_a_configured_server(settings: Settings) -> None:
     environ = {"REPLICAD_USERNAME": "root", "REPLICAD_PASSWORD": "environment"}
     assert one_off_credentials(NAS1, settings, SignIn(), environ, nobody) is None
-    assert one_off_credentials(NAS1, settings, SignIn(port=1), environ, nobody) == OneOffCredentials(port=1)
+    assert one_off_credentials(NAS1, settings, SignIn(port=1), environ, nobody) == OneOffCredentials(
+        port=1, server="nas1"
+    )
     assert one_off_credentials(LocalAddress("/srv"), None, SignIn(), environ, nobody) is None
 
 
