@@ -33,8 +33,9 @@ def command(vm: str | None, replica: str | None, config: Path | None, as_json: b
     from .run_async import run_async
 
     target = find_target(vm, replica, config)
+    credentials = credentials_for(target, sign_in)
     with showing_progress() as observe:
-        listed = run_async(_list(target, credentials_for(target, sign_in, observe), observe))
+        listed = run_async(_list(target, credentials, observe))
     if as_json:
         print_json([_facts(point) for point in listed.points])
         return

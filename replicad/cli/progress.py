@@ -28,6 +28,12 @@ def showing_progress(stream: TextIO | None = None) -> Iterator[Observer]:
         yield ProgressLines(stream, time.monotonic)
 
 
+def say_warning(event: ProgressEvent) -> None:
+    """An observer for what comes before the work: it tells warnings and nothing else."""
+    if isinstance(event, Warned):
+        print(f"warning: {printable(event.text)}", file=sys.stderr, flush=True)
+
+
 class ProgressLines:
     """One line when a phase begins, then at most one every five seconds."""
 

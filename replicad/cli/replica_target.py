@@ -97,8 +97,10 @@ async def open_target(
         yield OpenTarget(share, shares, ctx)
 
 
-def credentials_for(target: ReplicaTarget, sign_in: SignIn, observe: Observer) -> OneOffCredentials | None:
-    """What was typed, or is in the environment, for the target's server; may ask on the terminal."""
+def credentials_for(target: ReplicaTarget, sign_in: SignIn) -> OneOffCredentials | None:
+    """What was typed, or is in the environment, for the target's server; may ask on the terminal, so call it before
+    progress is shown: a bar redraws the line on which the question is."""
     from .credentials import one_off_credentials
+    from .progress import say_warning
 
-    return one_off_credentials(target.share, target.settings, sign_in, os.environ, observe)
+    return one_off_credentials(target.share, target.settings, sign_in, os.environ, say_warning)

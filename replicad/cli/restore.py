@@ -52,10 +52,9 @@ def command(
     _refuse_inside(target, to)
     if not standalone and target.machine is not None:
         say_working_here()
-    with showing_progress() as observe:
-        credentials = credentials_for(target, sign_in, observe)
-        with _directory(to):
-            report = run_async(_restore(target, number, to, credentials, observe))
+    credentials = credentials_for(target, sign_in)
+    with showing_progress() as observe, _directory(to):
+        report = run_async(_restore(target, number, to, credentials, observe))
     if as_json:
         print_json(
             {

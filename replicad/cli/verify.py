@@ -55,8 +55,9 @@ def command(
         )  # fmt: skip
     if not standalone and target.machine is not None:
         say_working_here()
+    credentials = credentials_for(target, sign_in)
     with showing_progress() as observe:
-        found = run_async(_verify(target, number, repair, credentials_for(target, sign_in, observe), observe))
+        found = run_async(_verify(target, number, repair, credentials, observe))
     _print(target, found, as_json)
     return 0 if all(d.repaired for d in found.damages) else _DAMAGE_FOUND
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -105,6 +108,30 @@ def test_a_bar_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "initial [bold]copy" in text
     assert "10.0/10.0 MiB" in text
     assert "warning: the clock of \\\\nas1\\[red] is 3 s ahead" in text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+def test_the_question_for_a_password_stands_alone_on_its_line() -> None:
+    script = "import sys; from replicad.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    typed = ["--replica", r"\\127.0.0.1\r\웹", "--port", "1", "--username", "svc"]
+    ours, theirs = os.openpty()
+    environ = {**os.environ, "TERM": "xterm-256color", "REPLICAD_CONFIG": "", "HOME": "/nonexistent"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, "points", *typed], stdin=theirs, stdout=theirs, stderr=theirs, env=environ
+    )
+    try:
+        seen = b""
+        while not seen.endswith(b": "):
+            seen += os.read(ours, 1000)
+        # Nothing that moves the cursor or is drawn again and again, or the question would be erased.
+        assert seen == b"Password for svc on 127.0.0.1: "
+        os.write(ours, b"hunter2\n")
+        assert process.wait(60) == 5  # nobody listens there
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_terminal_that_can_do_nothing_gets_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
