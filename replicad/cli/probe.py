@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from replicad.model.address import SmbAddress, parse_address
+from replicad.model.address import SmbAddress
 from replicad.model.names import printable
 from replicad.model.progress import ProgressEvent, Warned
 
 from .options import SignIn, config_option, json_option, load_configuration_if_any, sign_in_options
 from .output import print_json, print_line
+from .replica_target import locate_replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,7 +48,7 @@ def command(share: str, config: Path | None, as_json: bool, sign_in: SignIn) -> 
     from .credentials import one_off_credentials
     from .run_async import run_async
 
-    address = parse_address(share)
+    address = locate_replica(share)
     settings = load_configuration_if_any(config) if config or isinstance(address, SmbAddress) else None
     credentials = one_off_credentials(address, settings, sign_in, os.environ, _warn)
     report: Callable[[StepResult], None] = _keep_silent if as_json else _print

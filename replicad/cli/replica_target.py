@@ -13,7 +13,7 @@ import click
 
 from replicad.model.address import Address, LocalAddress, SmbAddress, parse_address
 from replicad.model.errors import ConfigError
-from replicad.model.names import last_part, parent
+from replicad.model.names import last_part, parent, printable
 from replicad.model.progress import Observer
 
 from .options import SignIn, load_configuration, load_configuration_if_any
@@ -58,7 +58,11 @@ def locate_replica(text: str) -> Address:
     """The directory that somebody typed; a local one may be relative. Raises ConfigError."""
     if text.startswith(("\\\\", "//")) or text.lower().startswith("smb://"):
         return parse_address(text)
-    return LocalAddress(os.path.realpath(text))
+    if text.startswith("\\"):
+        # What a shell leaves of \\nas\share without quotes. Taken for a directory, files would go nobody knows where.
+        hint = r"Put it in quotes, so that the shell leaves its backslashes alone: '\\server\share\directory'."
+        raise ConfigError("read", f"address {printable(text)}", "it begins with a single backslash", hint)
+    return LocalAddress(os.path.realpath(text)) if text else parse_address(text)
 
 
 def _split(address: Address, text: str) -> tuple[Address, str]:

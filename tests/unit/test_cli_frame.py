@@ -174,6 +174,32 @@ def test_wrong_usage_is_told_on_stderr_with_exit_code_2(
     assert captured.out == ""
 
 
+@pytest.mark.parametrize(
+    "verb", [["restore", "--replica", "r/웹", "--to"], ["points", "--replica"], ["probe"]], ids=" ".join
+)
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [("", "it is empty"), (r"\nas2replica", "it begins with a single backslash. Put it in quotes")],
+    ids=["nothing", "what a shell leaves of an address without quotes"],
+)
+def test_what_is_no_directory_is_not_taken_for_one(
+    verb: list[str], typed: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main([*verb, typed]) == 2
+    assert said in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_local_directory_may_be_typed_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["probe", "없음"]) == 10
+    assert f"{tmp_path}/없음: there is no such directory" in capsys.readouterr().out
+
+
 def test_a_good_configuration_is_met_with_silence(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check-config", "--config", str(ROOT / "config" / "two-sites.yaml")]) == 0
     assert capsys.readouterr() == ("", "")
