@@ -215,6 +215,25 @@ async def test_a_file_system_without_leases_is_unsupported_with_a_hint(
             await file.write(b"1", 0)
 
 
+async def test_a_hold_that_the_kernel_took_away_is_lost_like_any_other(tmp_path: Path) -> None:
+    (second := tmp_path / "둘").mkdir()
+    complaints: list[dict[str, object]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: complaints.append(context))
+    async with share_with_disk(tmp_path) as share, await share.open(NAME, OpenMode.HOLD) as held:
+        with held._descriptor.use() as fd:  # as it does after 45 s in which nobody looked: a suspended process, say
+            syscalls.give_lease_back(fd)
+        with pytest.raises(BusyError, match="somebody has opened it for writing meanwhile"):
+            await held.read_into(bytearray(1), 0)
+    async with share_with_disk(second) as share, await share.open(NAME, OpenMode.HOLD) as held:
+        with held._descriptor.use() as fd:
+            syscalls.give_lease_back(fd)
+        assert held._hold is not None
+        held._hold._watch()  # the look of every tenth of a second, which nobody awaits
+        with pytest.raises(BusyError, match="somebody has opened it for writing meanwhile"):
+            await held.read_into(bytearray(1), 0)
+    assert complaints == []
+
+
 async def test_no_signal_handler_is_touched(tmp_path: Path) -> None:
     before = {number: signal.getsignal(number) for number in (signal.SIGIO, signal.SIGURG)}
     async with share_with_disk(tmp_path) as share, await share.open(NAME, OpenMode.HOLD) as held:

@@ -5,6 +5,7 @@ Everything raises OSError; what a platform lacks is ENOSYS or EOPNOTSUPP.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -79,8 +80,9 @@ def lease_stands(fd: int) -> bool:
 
 
 def give_lease_back(fd: int) -> None:
-    """Let a waiting writer in."""
-    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    """Let a waiting writer in. Fine if the kernel has taken the lease away already, or another thread was quicker."""
+    with contextlib.suppress(BlockingIOError):  # EAGAIN: there is none to give back
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
 
 
 def try_lock(fd: int, *, exclusive: bool) -> bool:
