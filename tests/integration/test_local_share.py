@@ -242,6 +242,20 @@ async def test_a_full_file_system_is_out_of_space_and_the_rest_stays_usable() ->
 
 @pytest.mark.root
 @needs_root
+async def test_a_lock_can_be_had_on_a_full_file_system_by_whoever_wants_to_make_room() -> None:
+    with mounted("tmpfs", 1 << 20) as top:
+        async with local(top) as share, await share.open("disk", OpenMode.CREATE) as file:
+            with pytest.raises(OutOfSpaceError, match="no space is left"):
+                await file.write(pattern(2 << 20), 0)
+            async with await share.lock("replica.lock", HOLDER) as lock:
+                await lock.check()
+                with pytest.raises(LockedError):
+                    await share.lock("replica.lock", HOLDER)
+            assert await names(share) == ["disk"]
+
+
+@pytest.mark.root
+@needs_root
 async def test_a_rename_or_copy_to_another_file_system_is_unsupported() -> None:
     with mounted("xfs") as xfs, mounted("btrfs") as btrfs:
         async with local(xfs) as one, local(btrfs) as two:

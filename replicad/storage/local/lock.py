@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from types import TracebackType
 from typing import Self
@@ -97,14 +98,23 @@ def _try_take(root: str, path: str, content: bytes) -> int | None:
             if not syscalls.try_lock(fd, exclusive=True):
                 return None
             if is_at(fd, root, path):
-                os.ftruncate(fd, 0)
-                os.pwrite(fd, content, 0)
+                _write_content(fd, content)
                 kept = True
                 return fd
             # Its holder removed it between our opening and our locking it.
         finally:
             if not kept:
                 os.close(fd)
+
+
+def _write_content(fd: int, content: bytes) -> None:
+    os.ftruncate(fd, 0)
+    try:
+        os.pwrite(fd, content, 0)
+    except OSError as error:
+        # On a full file system the lock has to work without its text: whoever makes room needs the lock first.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 async def read_holder(threads: Threads, root: str, path: str, subject: str) -> LockHolder | None:
