@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import NotFoundError
-from replicad.model.manifest import ZERO_HASH, Manifest
+from replicad.model.manifest import HASH_BYTES, ZERO_HASH, Manifest
 from replicad.model.names import parent, path_on
 from replicad.model.points import UndoReference
 from replicad.storage.documents import exists
@@ -27,17 +27,33 @@ from .undo_log import UndoLog, create_undo_log, read_batches, read_file_header, 
 
 BATCH_CHUNKS = 256
 _FLUSH_EVERY_BYTES = 256 * 1024 * 1024
-_WRITE_BYTES = 4 * 1024 * 1024
 _WRITES_AT_ONCE = 4
 
 
 @dataclass(frozen=True, slots=True)
-class ChunkWrite:
-    """One chunk to write: its hash and its bytes, which are None if the chunk is all zeros."""
+class Stretch:
+    """Neighbouring chunks to write: their hashes, joined, and their bytes, which are None if all of them are zeros."""
 
-    index: int
-    new_hash: bytes
+    first: int
+    hashes: bytes
     data: bytes | None
+
+    @property
+    def count(self) -> int:
+        """How many chunks they are."""
+        return len(self.hashes) // HASH_BYTES
+
+    def hash_at(self, place: int) -> bytes:
+        """The hash of one of them."""
+        return self.hashes[place * HASH_BYTES : (place + 1) * HASH_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class SavedBatch:
+    """Stretches whose old bytes are durable in the undo log, which has so many batches with theirs."""
+
+    stretches: Sequence[Stretch]
+    batches: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +88,12 @@ class _Working:
     log_file: ShareFile
     log: UndoLog
     durable_batches: int = 0
+    written_batches: int = 0
     unflushed_bytes: int = 0
 
     async def flush(self) -> None:
-        batches = self.log.batches
+        # The log may be ahead: what it saved last is not written yet.
+        batches = self.written_batches
         await self.disk.flush()
         self.durable_batches, self.unflushed_bytes = batches, 0
 
@@ -83,9 +101,10 @@ class _Working:
 class DiskUpdate:
     """One disk on its way from `previous`, its manifest at the point before, to its next state.
 
-    Use: `start`, then ask `known` what is stale and `write` it, for every part of the source's disk, then `finish`;
-    `close` in any case. If it ends early, what is on the share is enough for `start` to go on with, or for a rollback.
-    `still_ours` is awaited before every batch; it raises if the replica's lock was lost.
+    Use: `start`, then ask `known` what is stale, `save` and `write` it, for every part of the source's disk, then
+    `finish`; `close` in any case. One batch may be saved while the one before is written. If it ends early, what is on
+    the share is enough for `start` to go on with, or for a rollback. `still_ours` is awaited before every batch; it
+    raises if the replica's lock was lost.
     """
 
     def __init__(
@@ -177,6 +196,7 @@ class DiskUpdate:
                 self.known.replay(entry, durable=batch.header.number < resumed.durable_batches)
         working = _Working(disk, log_file, resumed.log, resumed.durable_batches)
         await self._note_doubts(working)
+        working.written_batches = working.log.batches
         return working
 
     async def _note_doubts(self, working: _Working) -> None:
@@ -191,40 +211,41 @@ class DiskUpdate:
             )
             await working.log.append(entries, working.durable_batches, working.disk)
 
-    async def write(self, chunks: Sequence[ChunkWrite]) -> int:
-        """Save what these chunks overwrite, then write them; returns the bytes sent.
-
-        At most BATCH_CHUNKS chunks, each once, ascending. Their old bytes are durable before the first is overwritten.
-        """
+    async def save(self, stretches: Sequence[Stretch]) -> SavedBatch:
+        """Save what these stretches overwrite: at most BATCH_CHUNKS chunks, each once, ascending. Durable on return."""
         await self._still_ours()
         working = await self._opened()
-        entries = tuple(self.known.entry(c.index, c.new_hash) for c in chunks)
+        entries = tuple(
+            self.known.entry(s.first + place, s.hash_at(place)) for s in stretches for place in range(s.count)
+        )
         await working.log.append(entries, working.durable_batches, working.disk)
-        for chunk in chunks:
-            self.known.writing(chunk.index)
-        sent_bytes = await self._write_runs(working.disk, chunks)
-        for chunk in chunks:
-            self.known.written(chunk.index, chunk.new_hash)
+        for entry in entries:
+            self.known.writing(entry.index)
+        return SavedBatch(stretches, working.log.batches)
+
+    async def write(self, saved: SavedBatch) -> int:
+        """Write a batch that was saved; returns the bytes sent. In the order of the saving."""
+        working = await self._opened()
+
+        async def send(stretch: Stretch) -> int:
+            offset = stretch.first * self.known.chunk_bytes
+            if stretch.data is None:
+                # Whole chunks, also beyond the new end: the disk is cut only when all of it is written, and may grow
+                # again before the cycle gets through.
+                await working.disk.zero(offset, stretch.count * self.known.chunk_bytes)
+                return 0
+            await working.disk.write(stretch.data, offset)
+            return len(stretch.data)
+
+        sent_bytes = sum(await together(send, saved.stretches, _WRITES_AT_ONCE))
+        for stretch in saved.stretches:
+            for place in range(stretch.count):
+                self.known.written(stretch.first + place, stretch.hash_at(place))
+        working.written_batches = saved.batches
         working.unflushed_bytes += sent_bytes
         if working.unflushed_bytes >= _FLUSH_EVERY_BYTES:
             await working.flush()
         return sent_bytes
-
-    async def _write_runs(self, disk: ShareFile, chunks: Sequence[ChunkWrite]) -> int:
-        chunk_bytes = self.known.chunk_bytes
-
-        async def send(run: list[ChunkWrite]) -> int:
-            offset = run[0].index * chunk_bytes
-            if run[0].data is None:
-                # Whole chunks, also beyond the new end: the disk is cut only when all of it is written, and may grow
-                # again before the cycle gets through.
-                await disk.zero(offset, (run[-1].index + 1) * chunk_bytes - offset)
-                return 0
-            data = b"".join(c.data for c in run if c.data is not None)
-            await disk.write(data, offset)
-            return len(data)
-
-        return sum(await together(send, _runs(chunks, _WRITE_BYTES // chunk_bytes), _WRITES_AT_ONCE))
 
     async def _opened(self) -> _Working:
         if self._working is None:
@@ -291,6 +312,7 @@ class DiskUpdate:
             await working.log.append(entries, working.durable_batches, working.disk)
         if (await working.disk.identity()).size_bytes != self._target.size_bytes:
             await working.disk.set_size(self._target.size_bytes)
+        working.written_batches = working.log.batches
         await working.flush()
         undo = None if self._target.is_new else working.log.reference()
         return UpdateResult(True, self.known.manifest(), undo, working.log.saved_bytes)
@@ -301,16 +323,3 @@ class DiskUpdate:
         if working is not None:
             await working.log_file.close()
             await working.disk.close()
-
-
-def _runs(chunks: Sequence[ChunkWrite], longest: int) -> list[list[ChunkWrite]]:
-    """Neighbours that one call can write: all bytes, or all zeros."""
-    runs: list[list[ChunkWrite]] = []
-    for chunk in chunks:
-        last = runs[-1][-1] if runs else None
-        joins = last is not None and last.index + 1 == chunk.index and (last.data is None) == (chunk.data is None)
-        if joins and (chunk.data is None or len(runs[-1]) < max(1, longest)):
-            runs[-1].append(chunk)
-        else:
-            runs.append([chunk])
-    return runs

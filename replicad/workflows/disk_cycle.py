@@ -41,7 +41,7 @@ async def send_disk(
         if resync:
             await learn_from_replica(replica, update, hashing, ctx)
         changes = await source.changes(file)
-        tally = await send_changes(file.file, changes, update.known, hashing, update.write, ctx)
+        tally = await send_changes(file.file, changes, update.known, hashing, update, ctx)
         result = await update.finish()
         await read_back_sample(update, tally, replica.seed, path_on(replica.name, file.path))
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from replicad.model.errors import NotFoundError
@@ -10,7 +11,7 @@ from replicad.model.plan import PlannedDisk, SourceDisk, plan_cycle
 from replicad.model.points import CycleKind
 from replicad.model.progress import PhaseStarted, Warned
 from replicad.replica.directory import Replica, check_belongs, list_numbers, open_replica, read_point
-from replicad.replica.disk_update import ChunkWrite
+from replicad.replica.disk_update import SavedBatch, Stretch
 from replicad.replica.known_chunks import KnownChunks
 from replicad.storage.port import Share
 from replicad.tracking.port import ChangeSource, SnapshotFile
@@ -77,6 +78,20 @@ async def _replica_if_any(share: Share, job: ReplicationJob) -> Replica | None:
     return replica
 
 
+class _Counter:
+    """A writer that writes nothing."""
+
+    def __init__(self) -> None:
+        self.to_send_bytes = 0
+
+    async def save(self, stretches: Sequence[Stretch]) -> SavedBatch:
+        return SavedBatch(stretches, 0)
+
+    async def write(self, saved: SavedBatch) -> int:
+        self.to_send_bytes += sum(len(s.data or b"") for s in saved.stretches)
+        return 0
+
+
 async def _compare(
     disk: PlannedDisk, file: SnapshotFile, source: ChangeSource, replica: Replica | None, ctx: Context
 ) -> DryDisk:
@@ -85,16 +100,10 @@ async def _compare(
     else:
         previous = Manifest(disk.chunk_bytes, 0)
     known = KnownChunks(previous, file.size_bytes)
-    to_send_bytes = 0
-
-    async def count(chunks: list[ChunkWrite]) -> int:
-        nonlocal to_send_bytes
-        to_send_bytes += sum(len(c.data or b"") for c in chunks)
-        return 0
-
+    counter = _Counter()
     seed = replica.seed if replica else 0
     hashing = Hashing(ctx.hashing, known.chunk_bytes, seed)
-    tally = await send_changes(file.file, await source.changes(file), known, hashing, count, ctx)
+    tally = await send_changes(file.file, await source.changes(file), known, hashing, counter, ctx)
     resized = disk.known is not None and disk.known.size_bytes != file.size_bytes
     action = "initial" if disk.known is None else "delta" if tally.changed_bytes or resized else "unchanged"
-    return DryDisk(file.path, action, tally.scanned_bytes, tally.changed_bytes, to_send_bytes, disk.reason)
+    return DryDisk(file.path, action, tally.scanned_bytes, tally.changed_bytes, counter.to_send_bytes, disk.reason)

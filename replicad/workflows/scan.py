@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from replicad.model.chunks import chunk_count
 from replicad.model.errors import BusyError
 from replicad.model.extents import Extent, split, widen
+from replicad.model.manifest import HASH_BYTES
 from replicad.replica.hashing import hash_chunks
 from replicad.storage.port import ShareFile
 from replicad.storage.together import in_order
@@ -25,6 +26,15 @@ class Block:
     first: int
     hashes: bytes
     data: memoryview
+
+    def hash_of(self, index: int) -> bytes:
+        """The hash of one of the chunks."""
+        start = (index - self.first) * HASH_BYTES
+        return self.hashes[start : start + HASH_BYTES]
+
+    def bytes_of(self, start: int, end: int, chunk_bytes: int) -> memoryview:
+        """The bytes of the chunks [start, end)."""
+        return self.data[(start - self.first) * chunk_bytes : (end - self.first) * chunk_bytes]
 
 
 @dataclass(frozen=True, slots=True)
