@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 Ask = Callable[[str], str]
 
+_PASSWORD_VARIABLES = ("REPLICAD_PASSWORD_FILE", "REPLICAD_PASSWORD")
+
 
 def one_off_credentials(
     address: Address,
@@ -44,7 +46,8 @@ def one_off_credentials(
     if configured and sign_in == SignIn():
         return None
     username = sign_in.username or (None if configured else environ.get("REPLICAD_USERNAME")) or None
-    if username is None and sign_in.password_file is not None:
+    from_environment = not configured and any(environ.get(name) for name in _PASSWORD_VARIABLES)
+    if username is None and (sign_in.password_file is not None or from_environment):
         raise ConfigError(
             "sign in to", f"server {address.server}", "there is a password and no user", "Add --username USER."
         )

@@ -158,3 +158,8 @@ def test_a_user_without_a_password_and_a_password_without_a_user_are_refused(tmp
         one_off_credentials(NAS9, None, SignIn("svc"), {}, nobody)
     with pytest.raises(ConfigError, match="there is a password and no user"):
         one_off_credentials(NAS9, None, SignIn(None, tmp_path / "pw"), {}, nobody)
+    for name in ("REPLICAD_PASSWORD", "REPLICAD_PASSWORD_FILE"):
+        # Else it would be left aside and Kerberos tried, with an error that speaks of tickets.
+        with pytest.raises(ConfigError, match="there is a password and no user"):
+            one_off_credentials(NAS9, None, SignIn(), {name: "typed"}, nobody)
+        assert one_off_credentials(NAS9, None, SignIn(), {name: ""}, nobody) == OneOffCredentials(server="nas9")
