@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 4
 
-.PHONY: help setup demo test check bench soak clean
+.PHONY: help setup packages demo test check bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,10 +15,13 @@ help:
 	@echo "make bench   measurements"
 	@echo "make soak    the long tests"
 
-setup: $(VENV)/.installed
+setup: packages $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt .ci/debian-packages
+# Looked for each time: a package may be removed after the first.
+packages:
 	@bash .ci/debian-packages $(PYTHON)
+
+$(VENV)/.installed: pyproject.toml constraints.txt | packages
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -1,0 +1,37 @@
+"""What `make setup` does where everything is there already."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_CHECKOUT = Path(__file__).parents[2]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="installs Debian packages")
+def test_where_no_package_is_missing_none_is_installed_and_no_rights_are_needed(tmp_path: Path) -> None:
+    called = tmp_path / "called"
+    for name in ("apt-get", "sudo", "tee", "chmod"):
+        program = tmp_path / name
+        program.write_text(f'#!/bin/sh\necho {name} "$@" >> "{called}"\nexit 1\n')
+        program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", ".ci/debian-packages", sys.executable], cwd=_CHECKOUT, capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not called.exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs make")
+def test_packages_are_looked_for_also_where_the_environment_is_there() -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "--old-file=.venv/.installed", "setup"],
+        cwd=_CHECKOUT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert done.stdout.strip().startswith("bash .ci/debian-packages")
+    assert "pip" not in done.stdout
