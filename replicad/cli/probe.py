@@ -40,7 +40,7 @@ def command(share: str, config: Path | None, as_json: bool, sign_in: SignIn) -> 
     source of a replication, need not pass the steps that write.
 
     The exit code is that of the first step that failed: 5 not reachable, 12 sign-in or access refused, 10 no such
-    share, else 1.
+    share, 3 the share took something and did not keep to it, else 1.
     """
     from replicad.service.compose import Shares
     from replicad.workflows.probe import exit_code
