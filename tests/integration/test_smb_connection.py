@@ -21,6 +21,7 @@ from replicad.model.errors import ReplicadError, TimedOutError, TransientError, 
 from replicad.storage.port import OpenMode, Share, ShareFile
 from replicad.storage.smb.connection import CREDIT_TARGET
 from replicad.storage.smb.file import SmbFile
+from replicad.storage.smb.link import THREADS
 from replicad.storage.smb.lock import SmbLock
 from tests.support.files import HOLDER, get, names, pattern, put
 from tests.support.samba import ENCRYPTED, PLAIN, SambaDirectory, open_share, running_samba
@@ -322,6 +323,33 @@ async def test_cancelled_calls_leak_no_credit_and_no_open_file(samba: SambaDirec
             await share.remove(entry.name)
         # A file that somebody still had open would stay, waiting for its deletion.
         assert await share.list("") == []
+        assert not list(samba.path.iterdir())
+
+
+async def test_a_file_and_a_lock_are_given_back_though_that_is_cancelled_before_it_begins(
+    samba: SambaDirectory,
+) -> None:
+    async with open_share(samba.server, samba.address()) as share, open_share(samba.server, samba.address()) as other:
+        link = (await share.tree()).link
+        file = await share.open("disk", OpenMode.CREATE)
+        lock = await share.lock("replica.lock", HOLDER)
+        gate = threading.Event()
+        async with asyncio.timeout(30), asyncio.TaskGroup() as tasks:
+            for _ in range(THREADS):  # no thread is free
+                tasks.create_task(link.run("wait", "nobody", lambda job: gate.wait(20)))
+            await asyncio.sleep(0)
+            given_back = [asyncio.ensure_future(file.close()), asyncio.ensure_future(lock.release())]
+            for _ in range(3):
+                await asyncio.sleep(0)
+            for task in given_back:
+                task.cancel()
+            await asyncio.sleep(0)
+            gate.set()
+            results = await asyncio.gather(*given_back, return_exceptions=True)
+        assert [type(result) for result in results] == [asyncio.CancelledError, asyncio.CancelledError]
+        await (await other.open("disk", OpenMode.HOLD)).close()
+        await (await other.lock("replica.lock", HOLDER)).release()
+        await other.remove("disk")
         assert not list(samba.path.iterdir())
 
 

@@ -143,7 +143,9 @@ class SmbFile:
             return
         self._open = False
         with contextlib.suppress(TransientError):  # the connection is lost, and the file is closed with it
-            await self._run("close", lambda job: calls.close(self._tree, self._handle))
+            await self._tree.link.run(
+                "close", self._subject, lambda job: calls.close(self._tree, self._handle), gives_back=True
+            )
 
     async def __aenter__(self) -> Self:
         return self

@@ -158,13 +158,20 @@ class Link:
         )
 
     async def run(
-        self, op: str, subject: str, work: Callable[[Job], T], undo: Callable[[T], object] | None = None
+        self,
+        op: str,
+        subject: str,
+        work: Callable[[Job], T],
+        undo: Callable[[T], object] | None = None,
+        *,
+        gives_back: bool = False,
     ) -> T:
         """Do blocking work on one of the threads; smbprotocol's errors become ours, about `op` and `subject`.
 
         When cancelled, it begins nothing more, and returns after what was in flight has been answered (or the
         connection was given up), so that nothing of it can take effect later or touch the caller's buffers. If the
-        work was done by then, `undo` is called with its result, on a thread.
+        work was done by then, `undo` is called with its result, on a thread. Work that `gives_back` something to the
+        server is done even if it was cancelled before it began.
         """
         if self.condemned:
             raise self._lost_error(op, subject)
@@ -175,7 +182,7 @@ class Link:
             return await asyncio.shield(waiter)
         except asyncio.CancelledError:
             job.abandon()
-            if not future.cancel():
+            if gives_back or not future.cancel():
                 await self._wait_without_complaint(waiter)
                 if undo is not None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     undoing = asyncio.wrap_future(self._executor.submit(undo, waiter.result()))

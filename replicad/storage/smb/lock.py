@@ -90,7 +90,7 @@ class SmbLock:
         if self._held:
             self._held = False
             with contextlib.suppress(TransientError):  # the connection is lost, and the lock with it
-                await self._tree.link.run("unlock", self._subject, lambda job: self.close())
+                await self._tree.link.run("unlock", self._subject, lambda job: self.close(), gives_back=True)
 
     def close(self) -> None:
         """Blocking: close its handle, and so delete its file."""
