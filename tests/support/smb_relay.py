@@ -7,7 +7,8 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
-Tamper = Callable[[bytes], bytes]
+Tamper = Callable[[bytes], bytes | list[bytes]]
+Listen = Callable[[bytes], None]
 
 
 def _open_gate() -> asyncio.Event:
@@ -19,10 +20,11 @@ def _open_gate() -> asyncio.Event:
 class SmbRelay:
     """What passes between the two. Use `smb_relay`."""
 
-    def __init__(self, host: str, port: int, tamper: Tamper | None) -> None:
+    def __init__(self, host: str, port: int, tamper: Tamper | None, listen: Listen | None) -> None:
         self._host = host
         self._port = port
         self._tamper = tamper
+        self._listen = listen
         self._flowing = _open_gate()
         self._frozen: list[asyncio.Event] = []
         self._clients: list[asyncio.StreamWriter] = []
@@ -92,6 +94,8 @@ class SmbRelay:
         while data := await reader.read(1 << 18):
             await gate.wait()
             self.to_server_bytes += len(data)
+            if self._listen is not None:
+                self._listen(data)
             writer.write(data)
             await writer.drain()
         await gate.wait()
@@ -105,11 +109,11 @@ class SmbRelay:
                 head = await reader.readexactly(4)
                 message = await reader.readexactly(struct.unpack(">I", head)[0])
                 await gate.wait()
-                if self._tamper is not None:
-                    message = self._tamper(message)
-                self.to_client_bytes += 4 + len(message)
-                writer.write(struct.pack(">I", len(message)) + message)
-                await writer.drain()
+                passed = message if self._tamper is None else self._tamper(message)
+                for one in [passed] if isinstance(passed, bytes) else passed:
+                    self.to_client_bytes += 4 + len(one)
+                    writer.write(struct.pack(">I", len(one)) + one)
+                    await writer.drain()
         await gate.wait()
         writer.close()
 
@@ -123,9 +127,15 @@ class SmbRelay:
 
 
 @asynccontextmanager
-async def smb_relay(host: str, port: int, tamper: Tamper | None = None) -> AsyncIterator[SmbRelay]:
-    """A relay on a free port of loopback. `tamper` is given each SMB message of the server and returns another."""
-    relay = SmbRelay(host, port, tamper)
+async def smb_relay(
+    host: str, port: int, tamper: Tamper | None = None, listen: Listen | None = None
+) -> AsyncIterator[SmbRelay]:
+    """A relay on a free port of loopback.
+
+    `tamper` is given each SMB message of the server and returns another, or those to pass on now, in their order.
+    `listen` is given what the client sends, as it comes.
+    """
+    relay = SmbRelay(host, port, tamper, listen)
     server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
     relay.port = server.sockets[0].getsockname()[1]
     try:

@@ -9,7 +9,7 @@ import pytest
 
 from replicad.storage.port import CopyRange
 from replicad.storage.smb.calls import Attribute, Facts, control_output, entries
-from replicad.storage.smb.connection import CreditWindow
+from replicad.storage.smb.credits import CreditWindow
 from replicad.storage.smb.link import CopyLimits
 from replicad.storage.smb.server_copy import batches
 

@@ -10,7 +10,8 @@ from replicad.model.extents import Extent, clip, normalise
 
 from . import calls, status
 from .calls import Control, Handle
-from .link import AbandonedError, Job, Tree
+from .job import AbandonedError, Job
+from .link import Tree
 
 _ANSWER_BYTES = 64 * 1024
 _SMALLEST_WINDOW_BYTES = 1024 * 1024

@@ -10,18 +10,22 @@ import logging
 import socket
 import threading
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from smbprotocol import Dialects
+from smbprotocol.connection import Ciphers, Request
 from smbprotocol.connection import Connection as BaseConnection
-from smbprotocol.connection import Request
 from smbprotocol.exceptions import SMBException, SMBResponseException
 from smbprotocol.header import Commands, Smb2Flags, SMB2HeaderRequest
 from smbprotocol.session import SMB2SessionSetupRequest
 
 from . import status
+from .credits import CreditWindow
+from .data.channel import DataChannel, Keys
+from .data.protect import Sealing, Signing
 from .endpoint import Endpoint
+from .failures import ConnectionLostError, NoAnswerError, NotProtectedError, clause_of
 from .transport import Transport
 
 if TYPE_CHECKING:
@@ -36,72 +40,6 @@ CREDIT_TARGET = 512
 """Credits to ask for: 32 MiB in flight."""
 UNSOLICITED = 0xFFFF_FFFF_FFFF_FFFF
 """The message id of what a server sends unasked: oplock and lease breaks (MS-SMB2 §2.2.23)."""
-
-
-class NoAnswerError(Exception):
-    """The time for an answer is over. The connection has been condemned."""
-
-
-class ConnectionLostError(Exception):
-    """The connection was lost, ended or given up; the text is a clause that says how."""
-
-
-class NotProtectedError(SMBException):  # type: ignore[misc]  # smbprotocol is untyped
-    """An answer was not signed or encrypted as it must be, or wrongly; the text is a clause."""
-
-
-class CreditWindow(dict[str, int]):
-    """smbprotocol's `sequence_window`, at which threads can wait for credits (MS-SMB2 §3.2.4.1.2).
-
-    smbprotocol raises `high` as the server grants credits and `low` as requests use them, and raises an error if a
-    request needs more than there are. Here a request reserves its credits first; raising `low` uses the reservation.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(low=0, high=1)
-        self._changed = threading.Condition()
-        self.waiting: deque[object] = deque()
-        """Who waits, the first one first."""
-        self._reserved = 0
-        self._closed = False
-
-    def __setitem__(self, key: str, value: int) -> None:
-        with self._changed:
-            if key == "low":
-                self._reserved = max(0, self._reserved - (value - self["low"]))
-            super().__setitem__(key, value)
-            self._changed.notify_all()
-
-    @property
-    def available(self) -> int:
-        """The credits that nobody has used or reserved."""
-        return self["high"] - self["low"] - self._reserved
-
-    def reserve(self, count: int, timeout_s: float) -> bool:
-        """Wait for `count` credits and reserve them; False if they do not come in time or the connection ended.
-
-        First come, first served: small requests must not keep large ones waiting for ever.
-        """
-        ticket = object()
-        with self._changed:
-            self.waiting.append(ticket)
-            try:
-                came = self._changed.wait_for(
-                    lambda: self._closed or (self.waiting[0] is ticket and self.available >= count), timeout_s
-                )
-                if not came or self._closed:
-                    return False
-                self._reserved += count
-                return True
-            finally:
-                self.waiting.remove(ticket)
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        """Let nobody wait any more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
 
 
 class _Outstanding(dict[int, Any]):
@@ -129,6 +67,9 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         super().__init__(uuid4(), endpoint.host, endpoint.port, require_signing=True)
         self.sequence_window = CreditWindow()
         self.outstanding_requests = _Outstanding()
+        self.channel = DataChannel(self, self._wire)
+        """READ and WRITE; the receiving thread shows it each message first."""
+        self._wire.receiver = self.channel.receive
         self.timeout_s = endpoint.connect_timeout_s
         """For the answer to a request that names no time of its own."""
         self._previous_session_id = previous_session_id
@@ -161,7 +102,7 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         counts, unless the receiver knows a better one."""
         with self._condemned:
             if not self._reason:
-                self._reason = _clause(self._t_exc) or reason
+                self._reason = clause_of(self._t_exc) or reason
         # The socket comes first: a sender that is blocked in it holds the lock that a disconnect wants.
         self._wire.shut_down()
         self.sequence_window.close()
@@ -179,21 +120,63 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
             message["previous_session_id"] = self._previous_session_id
         charge = max(1, self._calculate_credit_charge(message))
         if not kwargs.get("credit_request"):
-            # A server that is busy may grant less than a request used. Always asking for what is missing makes up for
-            # that; else a connection would slowly run dry.
-            missing = CREDIT_TARGET - max(0, self.sequence_window.available)
-            kwargs["credit_request"] = charge + max(0, min(missing, CREDIT_TARGET))
-        if not self.sequence_window.reserve(charge, self.timeout_s):
-            self.condemn(f"the server granted no credits for {self.timeout_s:g} s")
-            raise self._lost()
+            kwargs["credit_request"] = self._credits_to_ask_for(charge)
+        self._reserve(charge)
         try:
             return super().send(message, *args, **kwargs)
         except TimeoutError:
             self.condemn(f"the server took nothing for {self.timeout_s:g} s")
             raise NoAnswerError from None
         except (OSError, SMBException) as error:
-            self.condemn(_clause(error) or "the connection was lost")
+            self.condemn(clause_of(error) or "the connection was lost")
             raise self._lost() from None
+
+    def _credits_to_ask_for(self, charge: int) -> int:
+        # A server that is busy may grant less than a request used. Always asking for what is missing makes up for
+        # that; else a connection would slowly run dry.
+        missing = CREDIT_TARGET - max(0, self.sequence_window.available)
+        return charge + max(0, min(missing, CREDIT_TARGET))
+
+    def _reserve(self, charge: int) -> None:
+        if not self.sequence_window.reserve(charge, self.timeout_s):
+            self.condemn(f"the server granted no credits for {self.timeout_s:g} s")
+            raise self._lost()
+
+    def take_ids(self, charge: int) -> tuple[int, int]:
+        """For the data channel: wait for `charge` credits; the first of as many message ids, and the credits to ask
+        for. ConnectionLostError."""
+        asked = self._credits_to_ask_for(charge)
+        self._reserve(charge)
+        with self.sequence_lock:
+            message_id = self.sequence_window["low"]
+            self.sequence_window["low"] += charge
+        return message_id, asked
+
+    def grant(self, credits_: int) -> None:
+        """For the data channel: the server has granted credits (MS-SMB2 §3.2.5.1.4)."""
+        if credits_ == 0 and not self.supports_multi_credit:
+            credits_ = 1
+        with self.sequence_lock:
+            self.sequence_window["high"] += credits_
+
+    def keys_of(self, session_id: int) -> Keys | None:
+        """For the data channel: how the messages of a session that is signed in are protected."""
+        session = self.session_table.get(session_id)
+        if session is None or not session.signing_key:
+            return None
+        is_newest = self.dialect >= Dialects.SMB_3_1_1
+        signing = self.signing_algorithm_id if is_newest else None
+        cipher = self.cipher_id if is_newest else Ciphers.AES_128_CCM
+        try:
+            return Keys(
+                Signing.AES_CMAC if signing is None else Signing(signing),
+                session.signing_key,
+                Sealing(cipher) if self.supports_encryption else None,
+                session.encryption_key or b"",
+                session.decryption_key or b"",
+            )
+        except ValueError:
+            raise NotProtectedError("the server chose an algorithm that nobody offered it") from None
 
     def receive(
         self, request: Request, wait: bool = True, timeout: float | None = None, resolve_symlinks: bool = False
@@ -254,6 +237,17 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         if self.condemned:
             raise self._lost()
 
+    def _process_message_thread(self) -> None:
+        """As smbprotocol's, and in the end the data channel is told."""
+        try:
+            super()._process_message_thread()
+        finally:
+            self.channel.end()
+
+    def _encrypt(self, b_data: bytes, session: Any) -> bytes:
+        """As smbprotocol's, but with nonces that can't repeat, neither among its messages nor with the channel's."""
+        return self.channel.seal(session.session_id, b_data)
+
     def _decrypt(self, message: Any) -> bytes:
         """As smbprotocol's, with an error of our own."""
         try:
@@ -268,20 +262,3 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
 
     def _lost(self) -> ConnectionLostError:
         return ConnectionLostError(self.condemned or "the connection was lost")
-
-
-def _clause(error: BaseException | None) -> str:
-    """How a connection ended, in words; empty if that is not known."""
-    if isinstance(error, NotProtectedError):
-        return str(error)
-    if isinstance(error, ConnectionResetError | BrokenPipeError):
-        return "the server reset the connection"
-    if isinstance(error, TimeoutError):
-        return "the server can't be reached any more"
-    if isinstance(error, ConnectionError) and error.errno is None:
-        return str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    if error is not None and not isinstance(error, SMBException):
-        return "the server sent something that can't be understood"
-    return ""

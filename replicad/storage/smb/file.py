@@ -17,7 +17,8 @@ from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, ShareFi
 
 from . import allocation, bulk, calls, status
 from .calls import Control, Handle
-from .link import AbandonedError, Job, Tree
+from .job import AbandonedError, Job
+from .link import Tree
 from .server_copy import copy_chunks, resume_key
 
 T = TypeVar("T")

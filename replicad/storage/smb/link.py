@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -25,8 +24,10 @@ from replicad.model.errors import (
 )
 
 from . import status
-from .connection import CREDIT_TARGET, Connection, ConnectionLostError, NoAnswerError
+from .connection import CREDIT_TARGET, Connection
 from .endpoint import Endpoint
+from .failures import ConnectionLostError, NoAnswerError
+from .job import AbandonedError, Job
 from .transport import dial
 
 T = TypeVar("T")
@@ -56,26 +57,6 @@ SIGNING = {
     SigningAlgorithms.AES_CMAC: "AES-CMAC",
     SigningAlgorithms.AES_GMAC: "AES-GMAC",
 }
-
-
-class Job:
-    """One call under way on a thread. Whoever works in it looks at `abandoned` before each step, and touches the
-    caller's buffers only inside `with guard`: once the call was cancelled they are the caller's alone."""
-
-    __slots__ = ("abandoned", "guard")
-
-    def __init__(self) -> None:
-        self.abandoned = False
-        self.guard = threading.Lock()
-
-    def abandon(self) -> None:
-        """Begin nothing more. Waits at most for one piece to be copied."""
-        with self.guard:
-            self.abandoned = True
-
-
-class AbandonedError(Exception):
-    """The call was cancelled; nobody waits for it any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,6 +165,7 @@ class Link:
             job.abandon()
             if gives_back or not future.cancel():
                 await self._wait_without_complaint(waiter)
+                job.take_back()
                 if undo is not None and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                     undoing = asyncio.wrap_future(self._executor.submit(undo, waiter.result()))
                     await self._wait_without_complaint(undoing)

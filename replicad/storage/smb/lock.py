@@ -23,7 +23,8 @@ from replicad.storage.processes import start_of_process
 
 from . import bulk, calls, status
 from .calls import Access, Disposition, Handle, Options, Sharing
-from .link import Job, Tree
+from .job import Job
+from .link import Tree
 
 if TYPE_CHECKING:
     from .share import SmbShare

@@ -13,7 +13,8 @@ from replicad.storage.port import CopyRange
 
 from . import calls, status
 from .calls import Control, Handle
-from .link import AbandonedError, CopyLimits, Job, Tree
+from .job import AbandonedError, Job
+from .link import CopyLimits, Tree
 
 _CANNOT_COPY = status.CANNOT_DO | {status.OBJECT_NAME_NOT_FOUND}
 

@@ -17,7 +17,8 @@ from replicad.storage.port import Capabilities, LockHolder, OpenMode, Stat
 from . import calls, status, trial
 from .calls import Access, Disposition, Facts, Handle, Options, Sharing
 from .file import SmbFile
-from .link import Job, Tree
+from .job import Job
+from .link import Tree
 from .lock import SmbLock, acquire, holder_of
 
 if TYPE_CHECKING:

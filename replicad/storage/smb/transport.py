@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import selectors
 import socket
 import struct
 import threading
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 from replicad.model.errors import ReplicadError, TimedOutError, UnreachableError
+from replicad.storage.port import Buffer
 
 from .endpoint import Endpoint
 
 MAX_MESSAGE_BYTES = 0xFF_FFFF
 _STALLED_S = 60.0
 """How long the rest of a message may take once its beginning has arrived."""
+_NOT_LENT = nullcontext()
+# `poll` takes any number of open files; where there is none, `select` does not count files.
+_Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
 _resolver = ThreadPoolExecutor(4, thread_name_prefix="smb-resolve")
 
 SocketAddress = tuple[socket.AddressFamily, tuple[str | int, ...]]
@@ -118,14 +125,17 @@ class Transport:
     """A connected socket with the interface that smbprotocol's `Connection` expects of its own.
 
     Unlike that one it waits with `poll` (any number of open files), gives up a send that does not get on, and can
-    be shut down by any thread at any moment. It counts the bytes that passed.
+    be shut down by any thread at any moment. It counts the bytes that passed. One thread receives; any may send.
     """
 
     def __init__(self, sock: socket.socket, send_timeout_s: float) -> None:
-        sock.settimeout(send_timeout_s)
+        # Never a wait inside the socket itself: whoever holds a loan of a caller's buffer must not wait.
+        sock.setblocking(False)
         self._sock = sock
         self._send_timeout_s = send_timeout_s
         self._sending = threading.Lock()
+        self.receiver: Callable[[int], bytes | None] = self.rest_of_message
+        """Takes one message off the wire, whose length it is given. What it returns is for smbprotocol."""
         self.connected = True
         self.sent_bytes = 0
         self.received_bytes = 0
@@ -151,55 +161,111 @@ class Transport:
 
     def send(self, message: bytes | Packable) -> None:
         """Send one message whole. TimeoutError if it does not get on, OSError if the connection is lost."""
-        body = message if isinstance(message, bytes) else message.pack()
-        if len(body) > MAX_MESSAGE_BYTES:
-            raise ValueError(f"a message of {len(body)} bytes does not fit into one frame")
-        parts = [memoryview(struct.pack(">I", len(body))), memoryview(body)]
+        self.send_parts([message if isinstance(message, bytes) else message.pack()])
+
+    def send_parts(self, parts: Sequence[Buffer], loan: AbstractContextManager[None] = _NOT_LENT) -> None:
+        """Send one message that consists of `parts`, without joining them. Errors as for `send`.
+
+        The parts are read only inside `with loan`; what that raises leaves a part of the message unsent, after
+        which the connection is of no more use.
+        """
+        views = [memoryview(part).cast("B") for part in parts]
+        length = sum(map(len, views))
+        if length > MAX_MESSAGE_BYTES:
+            raise ValueError(f"a message of {length} bytes does not fit into one frame")
+        views.insert(0, memoryview(struct.pack(">I", length)))
         with self._sending:
             deadline = time.monotonic() + self._send_timeout_s
-            while parts:
-                sent = self._sock.sendmsg(parts) if hasattr(self._sock, "sendmsg") else self._sock.send(parts[0])
+            while views:
+                try:
+                    with loan:
+                        sent = (
+                            self._sock.sendmsg(views) if hasattr(self._sock, "sendmsg") else self._sock.send(views[0])
+                        )
+                except BlockingIOError:
+                    self._wait(selectors.EVENT_WRITE, deadline)
+                    continue
                 self.sent_bytes += sent
-                while parts and sent >= len(parts[0]):
-                    sent -= len(parts.pop(0))
-                if parts:
-                    parts[0] = parts[0][sent:]
-                    if time.monotonic() > deadline:
-                        raise TimeoutError
+                while views and sent >= len(views[0]):
+                    sent -= len(views.pop(0))
+                if views:
+                    views[0] = views[0][sent:]
+
+    def _send_some(self, views: list[memoryview]) -> int:
+        return self._sock.sendmsg(views) if hasattr(self._sock, "sendmsg") else self._sock.send(views[0])
 
     def recv(self, timeout: float) -> bytes:
-        """The next message; empty if the connection has ended; TimeoutError if none begins within `timeout`."""
-        header = bytearray(4)
-        if not self._fill(header, timeout, may_be_idle=True):
+        """The next message for smbprotocol; empty if the connection has ended; TimeoutError if none begins within
+        `timeout`."""
+        try:
+            while True:
+                header = bytearray(4)
+                self._fill(memoryview(header), timeout, may_be_idle=True)
+                (length,) = struct.unpack(">I", header)
+                if not 0 < length <= MAX_MESSAGE_BYTES:
+                    raise ConnectionError("what arrives is not SMB")
+                message = self.receiver(length)
+                if message is not None:
+                    return message
+        except _EndedError:
             return b""
-        (length,) = struct.unpack(">I", header)
-        if length > MAX_MESSAGE_BYTES:
-            raise ConnectionError("what arrives is not SMB")
-        body = bytearray(length)
-        return bytes(body) if self._fill(body, _STALLED_S, may_be_idle=False) else b""
 
-    def _fill(self, buffer: bytearray, timeout_s: float, *, may_be_idle: bool) -> bool:
-        view, deadline = memoryview(buffer), time.monotonic() + timeout_s
-        while view and self._is_up():
+    def rest_of_message(self, length: int) -> bytes:
+        """The `length` bytes that come next. Only for the receiver, as is `fill`."""
+        body = bytearray(length)
+        self.fill(memoryview(body))
+        return bytes(body)
+
+    def fill(self, view: memoryview, loan: AbstractContextManager[None] = _NOT_LENT) -> None:
+        """Receive the next bytes of a message that has begun into `view`, touching it only inside `with loan`."""
+        self._fill(view, _STALLED_S, may_be_idle=False, loan=loan)
+
+    def _fill(
+        self,
+        view: memoryview,
+        timeout_s: float,
+        *,
+        may_be_idle: bool,
+        loan: AbstractContextManager[None] = _NOT_LENT,
+    ) -> None:
+        whole, deadline = len(view), time.monotonic() + timeout_s
+        while view:
+            if not self._is_up():
+                raise _EndedError
             try:
-                count = self._sock.recv_into(view)
-            except TimeoutError:
-                if time.monotonic() < deadline:
-                    continue
-                if may_be_idle and len(view) == len(buffer):
-                    raise
-                # A pause within a message must not be taken for idleness: the framing would be lost.
-                raise ConnectionError("the server stopped in the middle of a message") from None
+                with loan:
+                    count = self._sock.recv_into(view)
+            except BlockingIOError:
+                try:
+                    self._wait(selectors.EVENT_READ, deadline)
+                except TimeoutError:
+                    if may_be_idle and len(view) == whole:
+                        raise
+                    # A pause within a message must not be taken for idleness: the framing would be lost.
+                    raise ConnectionError("the server stopped in the middle of a message") from None
+                continue
             except OSError:
                 if self._is_up():
                     raise
                 count = 0
             if count == 0:
                 self.connected = False
-                return False
+                raise _EndedError
             self.received_bytes += count
             view = view[count:]
-        return self._is_up()
+        if not self._is_up():
+            raise _EndedError
+
+    def _wait(self, event: int, deadline: float) -> None:
+        """Until the socket is ready or was shut down; TimeoutError."""
+        with _Selector() as selector:
+            selector.register(self._sock, event)
+            if not selector.select(max(0.0, deadline - time.monotonic())) and time.monotonic() >= deadline:
+                raise TimeoutError
 
     def _is_up(self) -> bool:
         return self.connected  # may be changed by another thread between two looks
+
+
+class _EndedError(Exception):
+    """The connection has ended, on our side or the other."""
