@@ -137,7 +137,7 @@ async def relayed_share(
 
 
 @both
-@pytest.mark.parametrize("cut_at", range(0, 24, 2))
+@pytest.mark.parametrize("cut_at", range(24))
 async def test_a_transfer_that_is_reset_at_any_message_is_done_right_when_it_is_repeated(
     samba: SambaDirectory, encrypted: bool, cut_at: int
 ) -> None:
