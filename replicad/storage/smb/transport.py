@@ -191,9 +191,6 @@ class Transport:
                 if views:
                     views[0] = views[0][sent:]
 
-    def _send_some(self, views: list[memoryview]) -> int:
-        return self._sock.sendmsg(views) if hasattr(self._sock, "sendmsg") else self._sock.send(views[0])
-
     def recv(self, timeout: float) -> bytes:
         """The next message for smbprotocol; empty if the connection has ended; TimeoutError if none begins within
         `timeout`."""
