@@ -123,7 +123,15 @@ class ManifestEdit:
         numbers = range(first // PAGE_HASHES, (first + count - 1) // PAGE_HASHES + 1)
         if not any(n in self._edited for n in numbers):
             return self._base.hashes(first, count)
-        return b"".join(self.hash_of(index) for index in range(first, first + count))
+        parts: list[bytes | bytearray] = []
+        position, end = first, first + count
+        while position < end:
+            number, within = divmod(position, PAGE_HASHES)
+            taken = min(PAGE_HASHES - within, end - position)
+            page = self._edited.get(number) or self._base.pages.get(number, _ZERO_PAGE)
+            parts.append(page[within * HASH_BYTES : (within + taken) * HASH_BYTES])
+            position += taken
+        return b"".join(parts)
 
     def nonzero_chunks(self, first: int, end: int) -> Iterator[int]:
         """The indices in [first, end) whose hash as edited so far is not the zero hash, in ascending order.

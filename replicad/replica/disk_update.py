@@ -6,9 +6,11 @@ is overwritten, and the disk bears another name from before its first byte chang
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import NotFoundError
@@ -27,7 +29,8 @@ from .undo_log import UndoLog, create_undo_log, read_batches, read_file_header, 
 
 BATCH_CHUNKS = 256
 _FLUSH_EVERY_BYTES = 256 * 1024 * 1024
-_WRITES_AT_ONCE = 4
+WRITES_AT_ONCE = 4
+"""Of all batches together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +39,12 @@ class Stretch:
 
     first: int
     hashes: bytes
-    data: bytes | None
+    data: bytes | memoryview | None
 
     @property
     def count(self) -> int:
         """How many chunks they are."""
         return len(self.hashes) // HASH_BYTES
-
-    def hash_at(self, place: int) -> bytes:
-        """The hash of one of them."""
-        return self.hashes[place * HASH_BYTES : (place + 1) * HASH_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,20 +88,34 @@ class _Working:
     log: UndoLog
     durable_batches: int = 0
     written_batches: int = 0
+    """So many from the first on are written whole."""
     unflushed_bytes: int = 0
+    _ahead: set[int] = field(default_factory=set)
+    """Those that were written before one before them."""
+
+    async def took(self, batch: int, sent_bytes: int) -> None:
+        """The `batch`-th batch of the log is written. Flushes from time to time."""
+        self._ahead.add(batch)
+        while self.written_batches + 1 in self._ahead:
+            self.written_batches += 1
+            self._ahead.remove(self.written_batches)
+        self.unflushed_bytes += sent_bytes
+        if self.unflushed_bytes >= _FLUSH_EVERY_BYTES:
+            await self.flush()
 
     async def flush(self) -> None:
-        # The log may be ahead: what it saved last is not written yet.
-        batches = self.written_batches
+        """Make what was written durable, and have the log's next batch say so."""
+        # What is written or saved meanwhile is not in it.
+        batches, self.unflushed_bytes = self.written_batches, 0
         await self.disk.flush()
-        self.durable_batches, self.unflushed_bytes = batches, 0
+        self.durable_batches = max(self.durable_batches, batches)
 
 
 class DiskUpdate:
     """One disk on its way from `previous`, its manifest at the point before, to its next state.
 
     Use: `start`, then ask `known` what is stale, `save` and `write` it, for every part of the source's disk, then
-    `finish`; `close` in any case. One batch may be saved while the one before is written. If it ends early, what is on
+    `finish`; `close` in any case. One batch may be saved while those before are written. If it ends early, what is on
     the share is enough for `start` to go on with, or for a rollback. `still_ours` is awaited before every batch; it
     raises if the replica's lock was lost.
     """
@@ -126,6 +139,7 @@ class DiskUpdate:
         self._still_ours = still_ours
         self._working: _Working | None = None
         self._lost = self._misfits = False
+        self._writing = asyncio.Semaphore(WRITES_AT_ONCE)
         self._header = UndoHeader(
             target.replica_id, target.disk_id, target.point, previous.chunk_bytes, previous.size_bytes
         )
@@ -215,37 +229,31 @@ class DiskUpdate:
         """Save what these stretches overwrite: at most BATCH_CHUNKS chunks, each once, ascending. Durable on return."""
         await self._still_ours()
         working = await self._opened()
-        entries = tuple(
-            self.known.entry(s.first + place, s.hash_at(place)) for s in stretches for place in range(s.count)
-        )
+        entries = tuple(entry for s in stretches for entry in self.known.entries(s.first, s.hashes))
         await working.log.append(entries, working.durable_batches, working.disk)
-        for entry in entries:
-            self.known.writing(entry.index)
+        for stretch in stretches:
+            self.known.writing(stretch.first, stretch.count)
         return SavedBatch(stretches, working.log.batches)
 
     async def write(self, saved: SavedBatch) -> int:
-        """Write a batch that was saved; returns the bytes sent. In the order of the saving."""
+        """Write a batch that was saved; returns the bytes sent. To be begun in the order of the saving."""
         working = await self._opened()
+        sent_bytes = sum(await together(partial(self._send, working.disk), saved.stretches, WRITES_AT_ONCE))
+        for stretch in saved.stretches:
+            self.known.written(stretch.first, stretch.hashes)
+        await working.took(saved.batches, sent_bytes)
+        return sent_bytes
 
-        async def send(stretch: Stretch) -> int:
-            offset = stretch.first * self.known.chunk_bytes
+    async def _send(self, disk: ShareFile, stretch: Stretch) -> int:
+        offset = stretch.first * self.known.chunk_bytes
+        async with self._writing:
             if stretch.data is None:
                 # Whole chunks, also beyond the new end: the disk is cut only when all of it is written, and may grow
                 # again before the cycle gets through.
-                await working.disk.zero(offset, stretch.count * self.known.chunk_bytes)
+                await disk.zero(offset, stretch.count * self.known.chunk_bytes)
                 return 0
-            await working.disk.write(stretch.data, offset)
-            return len(stretch.data)
-
-        sent_bytes = sum(await together(send, saved.stretches, _WRITES_AT_ONCE))
-        for stretch in saved.stretches:
-            for place in range(stretch.count):
-                self.known.written(stretch.first + place, stretch.hash_at(place))
-        working.written_batches = saved.batches
-        working.unflushed_bytes += sent_bytes
-        if working.unflushed_bytes >= _FLUSH_EVERY_BYTES:
-            await working.flush()
-        return sent_bytes
+            await disk.write(stretch.data, offset)
+        return len(stretch.data)
 
     async def _opened(self) -> _Working:
         if self._working is None:

@@ -26,5 +26,15 @@ def hash_chunk(chunk: bytes | bytearray | memoryview, seed: int) -> bytes:
 
 def hash_chunks(block: bytes | bytearray | memoryview, chunk_bytes: int, seed: int) -> bytes:
     """The hashes of the chunks of a block that starts at a chunk's start, joined; the last chunk may be shorter."""
-    view = memoryview(block)
-    return b"".join(hash_chunk(view[start : start + chunk_bytes], seed) for start in range(0, len(view), chunk_bytes))
+    view, digest_of, zeros = memoryview(block), xxhash.xxh3_128_digest, _digest_of_zeros(chunk_bytes, seed)
+    whole = len(view) - len(view) % chunk_bytes
+    # One call a chunk and nothing more: at 64 KiB the calls cost as much as the hashing.
+    digests = [digest_of(view[start : start + chunk_bytes], seed) for start in range(0, whole, chunk_bytes)]
+    if zeros in digests:
+        digests = [
+            hash_chunk(view[place * chunk_bytes : (place + 1) * chunk_bytes], seed) if digest == zeros else digest
+            for place, digest in enumerate(digests)
+        ]
+    if whole < len(view):
+        digests.append(hash_chunk(view[whole:], seed))
+    return b"".join(digests)

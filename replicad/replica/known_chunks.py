@@ -37,15 +37,15 @@ class KnownChunks:
         Entries must come in the log's order. IntegrityError for a chunk that no disk can have.
         """
         known = durable and entry.new_hash != NOT_WRITTEN
-        if entry.kind is EntryKind.AGAIN and self._is_untouched(entry.index):
+        if entry.kind is EntryKind.AGAIN and self._is_untouched(entry.chunk):
             # The replica's own copy was damaged and is being mended: nothing of the chunk is saved yet.
-            self._present.put(entry.index, entry.new_hash if known else NOT_WRITTEN)
-            self._mended.add(entry.index)
+            self._present.put(entry.chunk, entry.new_hash if known else NOT_WRITTEN)
+            self._mended.add(entry.chunk)
             return
-        self._mended.discard(entry.index)
-        self._mark(entry.index, _KNOWN if known else _UNKNOWN)
-        if known and entry.index < self._limit:
-            self._present.put(entry.index, entry.new_hash)
+        self._mended.discard(entry.chunk)
+        self._mark(entry.chunk, _KNOWN if known else _UNKNOWN)
+        if known and entry.chunk < self._limit:
+            self._present.put(entry.chunk, entry.new_hash)
 
     def _is_untouched(self, index: int) -> bool:
         return index < self._limit and self._touched[index] == _UNTOUCHED
@@ -91,14 +91,18 @@ class KnownChunks:
             position = self._touched.find(_UNKNOWN, position + 1)
         return sorted(found)
 
-    def writing(self, index: int) -> None:
-        """The chunk is about to be overwritten."""
-        self._mark(index, _UNKNOWN)
+    def writing(self, first: int, count: int) -> None:
+        """The chunks from `first` on are about to be overwritten."""
+        self._mark_all(first, count, _UNKNOWN)
 
-    def written(self, index: int, new_hash: bytes) -> None:
-        """The chunk was overwritten."""
-        self._mark(index, _KNOWN)
-        self._present.put(index, new_hash)
+    def written(self, first: int, new_hashes: bytes) -> None:
+        """The chunks from `first` on were overwritten."""
+        self._mark_all(first, len(new_hashes) // HASH_BYTES, _KNOWN)
+        self._present.put(first, new_hashes)
+
+    def _mark_all(self, first: int, count: int, state: int) -> None:
+        self._mark(first + count - 1, state)
+        self._touched[first : first + count] = bytes([state]) * count
 
     def _mark(self, index: int, state: int) -> None:
         if index >= len(self._touched):
@@ -111,13 +115,14 @@ class KnownChunks:
         """Which of the chunks from `first` on, whose new hashes these are, the disk does not certainly hold yet."""
         count = len(hashes) // HASH_BYTES
         unknown = self._touched.find(_UNKNOWN, first, first + count) >= 0
-        if not unknown and self._present.hashes(first, count) == hashes:
+        present = self._present.hashes(first, count)
+        if not unknown and present == hashes:
             return []
         return [
             first + i
-            for i in range(count)
-            if self._touched[first + i] == _UNKNOWN
-            or self._present.hash_of(first + i) != hashes[i * HASH_BYTES : (i + 1) * HASH_BYTES]
+            for i, start in enumerate(range(0, len(hashes), HASH_BYTES))
+            if present[start : start + HASH_BYTES] != hashes[start : start + HASH_BYTES]
+            or (unknown and self._touched[first + i] == _UNKNOWN)
         ]
 
     def stale_zeros(self, first: int, end: int) -> list[int]:
@@ -128,6 +133,14 @@ class KnownChunks:
             stale.add(position)
             position = self._touched.find(_UNKNOWN, position + 1, end)
         return sorted(stale)
+
+    def entries(self, first: int, new_hashes: bytes) -> list[UndoEntry]:
+        """What the undo log must say before the chunks from `first` on become what `new_hashes` name."""
+        count = len(new_hashes) // HASH_BYTES
+        news = [new_hashes[start : start + HASH_BYTES] for start in range(0, len(new_hashes), HASH_BYTES)]
+        if first >= self.previous.chunks and not any(self._touched[first : first + count]):
+            return [UndoEntry(first + i, EntryKind.BEYOND, ZERO_HASH, new) for i, new in enumerate(news)]
+        return [self.entry(first + i, new) for i, new in enumerate(news)]
 
     def entry(self, index: int, new_hash: bytes) -> UndoEntry:
         """What the undo log must say before this chunk becomes what `new_hash` names (or is cut off: NOT_WRITTEN)."""

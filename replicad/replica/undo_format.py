@@ -17,6 +17,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
 
 from replicad.model.chunks import chunk_length, is_chunk_size
 from replicad.model.errors import FormatVersionError, IntegrityError
@@ -62,11 +63,13 @@ class UndoHeader:
     previous_size_bytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class UndoEntry:
-    """One chunk that the cycle overwrites: the hash of what was there and of what it writes."""
+class UndoEntry(NamedTuple):
+    """One chunk that the cycle overwrites: the hash of what was there and of what it writes.
 
-    index: int
+    A tuple, since a dense disk of 64 GiB has a million of them.
+    """
+
+    chunk: int
     kind: EntryKind
     old_hash: bytes
     new_hash: bytes
@@ -92,7 +95,7 @@ def saved_length(entry: UndoEntry, header: UndoHeader) -> int:
     """How many old bytes an entry has in its batch's data."""
     if entry.kind is not EntryKind.SAVED:
         return 0
-    return chunk_length(entry.index, header.previous_size_bytes, header.chunk_bytes)
+    return chunk_length(entry.chunk, header.previous_size_bytes, header.chunk_bytes)
 
 
 def stored_length(entry: UndoEntry, header: UndoHeader) -> int:
@@ -144,13 +147,11 @@ def encode_batch(
     """The header of one batch; its data follows directly."""
     if not 0 < len(entries) <= MAX_ENTRIES:
         raise ValueError(f"a batch takes 1 to {MAX_ENTRIES} entries, got {len(entries)}")
+    data_bytes = sum(stored_length(e, header) for e in entries if e.kind is EntryKind.SAVED)
+    packed = b"".join([_ENTRY.pack(chunk, kind, 0, old_hash, new_hash) for chunk, kind, old_hash, new_hash in entries])
     block = bytearray(batch_header_bytes(len(entries)))
-    data_bytes = sum(stored_length(e, header) for e in entries)
     _BATCH.pack_into(block, 0, _BATCH_MAGIC, number, len(entries), data_bytes, durable_batches, 0, previous_digest)
-    position = _BATCH.size
-    for entry in entries:
-        _ENTRY.pack_into(block, position, entry.index, entry.kind, 0, entry.old_hash, entry.new_hash)
-        position += _ENTRY.size
+    block[_BATCH.size : _BATCH.size + len(packed)] = packed
     block[-DIGEST_BYTES:] = _digest(block)
     return bytes(block)
 
@@ -174,10 +175,10 @@ def decode_batch(block: bytes, number: int, header: UndoHeader, previous_digest:
         return None
     entries = []
     for position in range(_BATCH.size, _BATCH.size + count * _ENTRY.size, _ENTRY.size):
-        index, kind, _, old_hash, new_hash = _ENTRY.unpack_from(block, position)
+        chunk, kind, _, old_hash, new_hash = _ENTRY.unpack_from(block, position)
         if kind not in EntryKind.__members__.values() or (kind == EntryKind.ZERO and old_hash != ZERO_HASH):
             return None
-        entries.append(UndoEntry(index, EntryKind(kind), old_hash, new_hash))
+        entries.append(UndoEntry(chunk, EntryKind(kind), old_hash, new_hash))
     if sum(stored_length(e, header) for e in entries) != data_bytes:
         return None
     return BatchHeader(number, durable_batches, tuple(entries), data_bytes, len(block), block[-DIGEST_BYTES:])

@@ -76,9 +76,9 @@ class UndoLog:
         position = self.end_bytes + len(block)
         ranges: list[CopyRange] = []
         for entry in entries:
-            length = saved_length(entry, self.header)
-            if length:
-                ranges.append(CopyRange(entry.index * self.header.chunk_bytes, position, length))
+            if entry.kind is EntryKind.SAVED:
+                length = saved_length(entry, self.header)
+                ranges.append(CopyRange(entry.chunk * self.header.chunk_bytes, position, length))
                 position += stored_length(entry, self.header)
                 self.saved_bytes += length
         await self.file.write(block, self.end_bytes)
@@ -87,7 +87,7 @@ class UndoLog:
         await self.file.set_size(position)
         await self.file.flush()
         self.end_bytes, self.batches, self.digest = position, self.batches + 1, block[-DIGEST_BYTES:]
-        self.named_chunk = entries[0].index
+        self.named_chunk = entries[0].chunk
 
     def reference(self) -> UndoReference:
         """What the point's record says of this log."""
@@ -213,7 +213,7 @@ def _take_entries(index: UndoIndex, batch: Batch) -> None:
     position = batch.data_offset_bytes
     for entry in batch.header.entries:
         if entry.kind in (EntryKind.SAVED, EntryKind.ZERO):
-            index.chunks.append(entry.index)
+            index.chunks.append(entry.chunk)
             index.positions.append(position if entry.kind is EntryKind.SAVED else 0)
             index.hashes += entry.old_hash
         position += stored_length(entry, index.header)
@@ -263,7 +263,7 @@ async def resume_undo_log(
     async for batch in read_batches(file, header, digest):
         log.end_bytes, log.batches, log.digest = batch.end_bytes, log.batches + 1, batch.header.digest
         log.saved_bytes += sum(saved_length(e, header) for e in batch.header.entries)
-        log.named_chunk = batch.header.entries[0].index
+        log.named_chunk = batch.header.entries[0].chunk
         durable_batches, last = batch.header.durable_batches, batch
     if not reads_back:
         await _check_nothing_follows(file, log.end_bytes, subject)
@@ -284,7 +284,7 @@ async def _complete(file: ShareFile, last: Batch, header: UndoHeader, disk: Shar
     for entry in last.header.entries:
         length = saved_length(entry, header)
         if length and await read_hash(file, position, length, seed) != entry.old_hash:
-            offset = entry.index * header.chunk_bytes
+            offset = entry.chunk * header.chunk_bytes
             if await read_hash(disk, offset, length, seed) == entry.old_hash:
                 await copy_ranges(disk, file, [CopyRange(offset, position, length)])
         position += stored_length(entry, header)

@@ -39,35 +39,28 @@ async def together(call: Callable[[Item], Awaitable[Result]], items: Iterable[It
 
 
 async def in_order(
-    work: Callable[[Item, bytearray], Awaitable[Result]],
+    work: Callable[[Item], Awaitable[Result]],
     items: Iterable[Item],
     take: Callable[[Result], Awaitable[None]],
-    buffers: list[bytearray],
+    at_once: int,
 ) -> None:
-    """Work on as many items at once as there are buffers, and hand the results to `take` in the items' order.
+    """Work on up to `at_once` items at a time, and hand the results to `take` in the items' order, one at a time.
 
-    One at a time: a buffer goes back to work when `take` of what was made in it has returned. When anything fails the
-    rest is cancelled and awaited, and its error is raised, not a group.
+    Work begins in the items' order, too. When anything fails the rest is cancelled and awaited, and its error is
+    raised, not a group.
     """
-    free = list(buffers)
-    under_way: deque[tuple[asyncio.Task[Result], bytearray]] = deque()
+    under_way: deque[asyncio.Task[Result]] = deque()
 
-    async def one(item: Item, buffer: bytearray) -> Result:
-        return await work(item, buffer)
-
-    async def take_next() -> None:
-        task, buffer = under_way.popleft()
-        await take(await task)
-        free.append(buffer)
+    async def one(item: Item) -> Result:
+        return await work(item)
 
     try:
         async with asyncio.TaskGroup() as group:
             for item in items:
-                while not free:
-                    await take_next()
-                buffer = free.pop()
-                under_way.append((group.create_task(one(item, buffer)), buffer))
+                while len(under_way) >= at_once:
+                    await take(await under_way.popleft())
+                under_way.append(group.create_task(one(item)))
             while under_way:
-                await take_next()
+                await take(await under_way.popleft())
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None

@@ -11,6 +11,7 @@ from replicad.model.errors import IntegrityError
 from replicad.model.manifest import HASH_BYTES
 from replicad.replica.hashing import hash_chunks
 from replicad.replica.view import ChunkRun, PointDisk
+from replicad.storage.buffers import Borrowed, Buffers
 from replicad.storage.together import in_order
 
 _RUN_BYTES = 1024 * 1024
@@ -32,15 +33,20 @@ class ReadRun:
 async def read_point_disk(disk: PointDisk, hashing: Executor, take: Callable[[ReadRun], Awaitable[None]]) -> None:
     """Hand all chunks that are not zeros to `take`, ascending, one run at a time; up to 8 are in memory."""
     loop = asyncio.get_running_loop()
-    buffers = [bytearray(max(_RUN_BYTES, disk.manifest.chunk_bytes)) for _ in range(_RUNS_AT_ONCE)]
+    buffers = Buffers(_RUNS_AT_ONCE, max(_RUN_BYTES, disk.manifest.chunk_bytes))
 
-    async def read(run: ChunkRun, buffer: bytearray) -> ReadRun:
-        view = memoryview(buffer)[: disk.run_bytes(run)]
+    async def read(run: ChunkRun) -> tuple[ReadRun, Borrowed]:
+        lent = await buffers.borrow()
+        view = memoryview(lent.buffer)[: disk.run_bytes(run)]
         await disk.read(run, view)
         found = await loop.run_in_executor(hashing, hash_chunks, view, disk.manifest.chunk_bytes, disk.seed)
-        return ReadRun(run, view, _damaged(run, found, disk.manifest.hashes(run.first, run.count)))
+        return ReadRun(run, view, _damaged(run, found, disk.manifest.hashes(run.first, run.count))), lent
 
-    await in_order(read, disk.runs(_RUN_BYTES), take, buffers)
+    async def hand_on(read: tuple[ReadRun, Borrowed]) -> None:
+        await take(read[0])
+        read[1].give_back()
+
+    await in_order(read, disk.runs(_RUN_BYTES), hand_on, _RUNS_AT_ONCE)
 
 
 def _damaged(run: ChunkRun, found: bytes, wanted: bytes) -> tuple[int, ...]:

@@ -12,25 +12,33 @@ from replicad.model.errors import BusyError
 from replicad.model.extents import Extent, split, widen
 from replicad.model.manifest import HASH_BYTES
 from replicad.replica.hashing import hash_chunks
+from replicad.storage.buffers import Borrowed, Buffers
 from replicad.storage.port import ShareFile
 from replicad.storage.together import in_order
 
-_BLOCK_BYTES = 1024 * 1024
-_BLOCKS_AT_ONCE = 8
+_BLOCK_BYTES = 4 * 1024 * 1024
+"""What is read, hashed and, where most of it changed, written at once. Each of these takes a hop to a thread and back,
+which for 1 MiB costs more than the hashing."""
+_BLOCKS_AT_ONCE = 4
+_BUFFERS = 16
+"""Blocks in memory: those being read, and those whose bytes the taker keeps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Chunks that were read: their hashes, joined, and their bytes, which are the taker's only until it returns."""
+    """Chunks that were read: their hashes, joined, and their bytes.
+
+    The bytes are the taker's until it returns, or, if it calls `lent.keep()`, until it gives them back.
+    """
 
     first: int
     hashes: bytes
     data: memoryview
+    lent: Borrowed
 
-    def hash_of(self, index: int) -> bytes:
-        """The hash of one of the chunks."""
-        start = (index - self.first) * HASH_BYTES
-        return self.hashes[start : start + HASH_BYTES]
+    def hashes_of(self, start: int, end: int) -> bytes:
+        """The hashes of the chunks [start, end), joined."""
+        return self.hashes[(start - self.first) * HASH_BYTES : (end - self.first) * HASH_BYTES]
 
     def bytes_of(self, start: int, end: int, chunk_bytes: int) -> memoryview:
         """The bytes of the chunks [start, end)."""
@@ -75,19 +83,26 @@ async def scan(
 ) -> None:
     """Hand every block and gap of the disk to `take`, in ascending order, one at a time.
 
-    Up to 8 blocks of 1 MiB (or one chunk, if that is larger) are in memory. BusyError if the file ends early.
+    Up to 16 blocks of 4 MiB are in memory; if `take` keeps more than 12 of them before it returns, it waits for ever.
+    BusyError if the file ends early.
     """
     loop = asyncio.get_running_loop()
     block_bytes = max(_BLOCK_BYTES, hashing.chunk_bytes)
-    buffers = [bytearray(min(block_bytes, max(1, size_bytes))) for _ in range(_BLOCKS_AT_ONCE)]
+    buffers = Buffers(_BUFFERS, min(block_bytes, max(1, size_bytes)))
 
-    async def read(piece: Extent | Gap, buffer: bytearray) -> Block | Gap:
+    async def read(piece: Extent | Gap) -> Block | Gap:
         if isinstance(piece, Gap):
             return piece
-        view = memoryview(buffer)[: piece.length_bytes]
+        lent = await buffers.borrow()
+        view = memoryview(lent.buffer)[: piece.length_bytes]
         if await file.read_into(view, piece.offset_bytes) != piece.length_bytes:
             raise BusyError("read", file.path, "it became shorter while it was read", "Try again.")
         hashes = await loop.run_in_executor(hashing.executor, hash_chunks, view, hashing.chunk_bytes, hashing.seed)
-        return Block(piece.offset_bytes // hashing.chunk_bytes, hashes, view)
+        return Block(piece.offset_bytes // hashing.chunk_bytes, hashes, view, lent)
 
-    await in_order(read, pieces(extents, size_bytes, hashing.chunk_bytes), take, buffers)
+    async def hand_on(piece: Block | Gap) -> None:
+        await take(piece)
+        if isinstance(piece, Block):
+            piece.lent.give_back()
+
+    await in_order(read, pieces(extents, size_bytes, hashing.chunk_bytes), hand_on, _BLOCKS_AT_ONCE)

@@ -25,7 +25,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every chunk is a batch of its own, and flushed."""
     monkeypatch.setattr("replicad.replica.disk_update._FLUSH_EVERY_BYTES", 1)
     monkeypatch.setattr("replicad.replica.disk_update.BATCH_CHUNKS", 1)
-    monkeypatch.setattr("replicad.workflows.sending.BATCH_CHUNKS", 1)
+    monkeypatch.setattr("replicad.workflows.collecting.BATCH_CHUNKS", 1)
 
 
 class DyingShare(FaultyShare):
@@ -197,7 +197,7 @@ async def test_a_disk_that_shrank_and_grew_while_its_cycle_was_interrupted_is_ze
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("replicad.replica.disk_update.BATCH_CHUNKS", 256)
-    monkeypatch.setattr("replicad.workflows.sending.BATCH_CHUNKS", 256)
+    monkeypatch.setattr("replicad.workflows.collecting.BATCH_CHUNKS", 256)
     async with memory_world() as world:
         await world.put("a.vhd", some_bytes(1) + bytes(CHUNK // 2) + some_bytes(2, seed=2))
         await world.sync()

@@ -104,7 +104,7 @@ def test_after_a_replay_every_chunk_in_doubt_is_stale_and_every_known_one_is_not
             assert entry.kind is EntryKind.BEYOND
         else:
             assert (entry.kind, entry.old_hash) == (EntryKind.ZERO if was == ZERO_HASH else EntryKind.SAVED, was)
-        known.writing(index)
+        known.writing(index, 1)
         known.written(index, wanted[index])
     assert known.stale(0, b"".join(wanted)) == []
     lost = {i for i in range(chunks, len(before)) if before[i] != ZERO_HASH} | {i for i in touched if i >= chunks}
