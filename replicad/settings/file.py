@@ -12,12 +12,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from replicad.model.address import Address
+from replicad.model.timetable import Timetable
 
 from . import values
 from .cron import Cron, parse_cron
 from .model import DEFAULT_CONFIG_FILES, DEFAULT_DISKS
 from .problems import WrongError
-from .timetable import TIMETABLE_PATTERN, Timetable, parse_timetable
+from .timetable import TIMETABLE_PATTERN, parse_timetable
 from .units import DURATION_PATTERN, parse_duration
 
 _CRON_PATTERN = r"^\s*([0-9*,/-]+\s+){3}[0-9A-Za-z*,/-]+\s+[0-9A-Za-z*,/-]+\s*$"

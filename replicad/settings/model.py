@@ -12,9 +12,9 @@ from types import MappingProxyType
 
 from replicad.model.address import Address
 from replicad.model.names import folded
+from replicad.model.timetable import Timetable
 
 from .cron import Cron
-from .timetable import Timetable
 
 DEFAULT_DISKS = ("*.vhdx", "*.avhdx", "*.vhd")
 DEFAULT_CONFIG_FILES = ("*.vmcx", "*.vmrs", "*.vmgs", "*.xml")

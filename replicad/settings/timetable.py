@@ -1,9 +1,10 @@
-"""The bandwidth timetable, as rclone writes it: `08:00,100M 19:00,off` or `Mon-08:00,1M`. Pure."""
+"""Reading the bandwidth timetable, as rclone writes it: `08:00,100M 19:00,off` or `Mon-08:00,1M`. Pure."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from replicad.model.timetable import RateChange, Timetable
 
 from .problems import WrongError, shown
 from .units import parse_rate
@@ -14,22 +15,6 @@ _RATE = r"([1-9][0-9]{0,11}[KMGT](iB)?|off)"
 _DAY = "|".join(f"{day}|{day.capitalize()}" for day in WEEKDAYS)
 _SLOT = rf"(({_DAY})-)?([01][0-9]|2[0-3]):[0-5][0-9],{_RATE}"
 TIMETABLE_PATTERN = rf"^({_RATE}|{_SLOT}(\s+{_SLOT})*)$"
-
-
-@dataclass(frozen=True, slots=True)
-class RateChange:
-    """From this minute on the rate holds. `weekday` is 0 for Monday, None for every day; a rate of None is no limit."""
-
-    weekday: int | None
-    minute_of_day: int
-    rate_bytes_per_s: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class Timetable:
-    """What the rate is through the week: each change holds until the next one, the last one into the next week."""
-
-    changes: tuple[RateChange, ...]
 
 
 def parse_timetable(value: object) -> Timetable:

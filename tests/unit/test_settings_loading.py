@@ -12,9 +12,9 @@ import pytest
 
 from replicad.model.address import LocalAddress, SmbAddress
 from replicad.model.errors import ConfigError
+from replicad.model.timetable import RateChange, Timetable
 from replicad.settings import Consistency, Keep, Server, Settings, SettingsError, find_config, load_settings
 from replicad.settings.load import default_state_dir
-from replicad.settings.timetable import RateChange, Timetable
 
 VM = "virtual_machines:\n  web01:\n    source: /srv/vms\n    replica: /srv/replica\n"
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from replicad.model.timetable import RateChange, Timetable
 from replicad.settings.cron import parse_cron
 from replicad.settings.problems import WrongError
-from replicad.settings.timetable import RateChange, Timetable, parse_timetable
+from replicad.settings.timetable import parse_timetable
 from replicad.settings.units import format_duration, format_size, parse_duration, parse_rate, parse_size
 
 
