@@ -11,15 +11,19 @@ import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 
 import pytest
 
+from replicad.settings.timetable import parse_timetable
+from replicad.storage.limiter import Limiter, Throttle
 from replicad.storage.local import LocalShare
 from replicad.storage.memory import MemoryShare
 from replicad.storage.metered import MeteredShare
 from replicad.storage.port import Capabilities, Share
+from replicad.storage.throttled import ThrottledShare, Throttles
 from tests.support.filesystems import KINDS, mounted
 from tests.support.samba import ENCRYPTED, PLAIN, common_samba, fresh_directory, open_share
 
@@ -67,6 +71,25 @@ def _metered() -> Iterator[Factory]:
     async def tree() -> AsyncIterator[Tree]:
         share = MemoryShare(case_sensitive=False, volatile=True)
         yield Tree(MeteredShare(share), MeteredShare(share.view()))
+
+    yield tree
+
+
+class _TinyPieces(Limiter):
+    def piece_bytes(self) -> int:
+        return 10_007
+
+
+@contextmanager
+def _throttled() -> Iterator[Factory]:
+    """Everything is cut into many pieces, and hardly has to wait."""
+
+    @asynccontextmanager
+    async def tree() -> AsyncIterator[Tree]:
+        share = MemoryShare()
+        limiters = [_TinyPieces(parse_timetable("4G"), lambda: datetime.now(UTC)) for _ in range(2)]
+        throttles = Throttles(*(Throttle((limiter,)) for limiter in limiters))
+        yield Tree(ThrottledShare(share, throttles), ThrottledShare(share.view(), throttles))
 
     yield tree
 
@@ -158,6 +181,7 @@ def need(promised: bool) -> None:
 ADAPTERS = [
     Adapter("memory", _memory),
     Adapter("metered", _metered),
+    Adapter("throttled", _throttled),
     Adapter("bare", _bare),
     Adapter("local", _local),
     *(_file_system(kind) for kind in KINDS),
