@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from replicad.model.timetable import Timetable, rate_at
-from replicad.model.token_bucket import TokenBucket
+from replicad.model.token_bucket import LEAST_PIECE_BYTES, TokenBucket
 
 _MINUTE_S = 60.0
 
@@ -28,6 +28,7 @@ class Limiter:
         self._bucket = TokenBucket(None, 0.0)
         self._look_again_s = -math.inf
         self._turn = asyncio.Lock()
+        self._waiting = 0
         self._pause: asyncio.Future[None] | None = None
 
     def set_timetable(self, timetable: Timetable | None) -> None:
@@ -39,26 +40,37 @@ class Limiter:
         self._wake()
 
     def piece_bytes(self) -> int | None:
-        """The most to let through at a time for the traffic to be smooth; None if there is no limit now."""
+        """The most to let through at a time for the traffic to be smooth; None if there is no limit now.
+
+        The more there are who wait, the less: then everyone has a turn several times a second, whatever others want.
+        """
         if self._timetable is None:
             return None
         self._look(asyncio.get_running_loop().time())
-        return self._bucket.piece_bytes
+        piece_bytes = self._bucket.piece_bytes
+        return max(piece_bytes // (1 + self._waiting), LEAST_PIECE_BYTES) if piece_bytes is not None else None
 
     async def take(self, count_bytes: int) -> None:
         """Wait until so many bytes may travel. If it is cancelled nothing was taken."""
         if self._timetable is None and not self._turn.locked():
             return
+        self._waiting += 1
+        try:
+            async with self._turn:
+                await self._wait_and_take(count_bytes)
+        finally:
+            self._waiting -= 1
+
+    async def _wait_and_take(self, count_bytes: int) -> None:
         loop = asyncio.get_running_loop()
-        async with self._turn:
-            while True:
-                now_s = loop.time()
-                self._look(now_s)
-                wait_s = self._bucket.wait_s(now_s)
-                if wait_s <= 0:
-                    break
-                await self._sleep(loop, min(wait_s, self._look_again_s - now_s))
-            self._bucket.take(count_bytes, now_s)
+        while True:
+            now_s = loop.time()
+            self._look(now_s)
+            wait_s = self._bucket.wait_s(now_s)
+            if wait_s <= 0:
+                break
+            await self._sleep(loop, min(wait_s, self._look_again_s - now_s))
+        self._bucket.take(count_bytes, now_s)
 
     def give_back(self, count_bytes: int) -> None:
         """So many of the bytes that were taken did not travel after all."""

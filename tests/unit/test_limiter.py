@@ -288,6 +288,23 @@ def test_pieces_are_those_of_the_narrowest_limit() -> None:
     run(story())
 
 
+def test_the_more_there_are_who_wait_the_smaller_are_the_pieces() -> None:
+    async def story() -> None:
+        await limiter.take(8 * M)
+        for waiting in range(1, 40):
+            group.append(asyncio.ensure_future(limiter.take(M)))
+            await asyncio.sleep(0)
+            assert limiter.piece_bytes() == max(2 * M // (1 + waiting), 64 * K)
+        for task in group:
+            task.cancel()
+        await asyncio.wait(group)
+        assert limiter.piece_bytes() == 2 * M
+
+    group: list[asyncio.Task[None]] = []
+    limiter = _limiter("8M")
+    run(story())
+
+
 def test_who_is_cancelled_at_the_second_limit_gives_back_what_the_first_one_let_through() -> None:
     async def story() -> None:
         await everything.take(100 * M)
