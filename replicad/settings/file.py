@@ -65,6 +65,10 @@ Place = Annotated[
 Interval = Annotated[
     int | None, *_reads(values.interval, {"anyOf": [{"const": "manual"}, _DURATION], "default": "manual"})
 ]
+Bandwidth = Annotated[
+    Timetable | None,
+    *_reads(parse_timetable, _text(TIMETABLE_PATTERN, "100M", "08:00,100M 19:00,off", "Mon-08:00,1M Fri-19:00,off")),
+]
 Glob = Annotated[str, *_reads(values.glob, _text(values.GLOB_PATTERN, "*.vhdx"))]
 
 
@@ -178,6 +182,8 @@ class VirtualMachineGroup(_Group):
         ),
     ] = None
     """Size of the pieces that are compared: a power of two from 64KiB to 4MiB. `auto` chooses by the disk's size."""
+    bandwidth: Bandwidth = None
+    """The same for this virtual machine alone, beside what holds for all of them together."""
 
 
 class SettingsFile(_Group):
@@ -185,13 +191,8 @@ class SettingsFile(_Group):
 
     state_dir: Path = None
     """Where this host keeps what it remembers. Default: /var/lib/replicad for root, else the user's state directory."""
-    bandwidth: Annotated[
-        Timetable | None,
-        *_reads(
-            parse_timetable, _text(TIMETABLE_PATTERN, "100M", "08:00,100M 19:00,off", "Mon-08:00,1M Fri-19:00,off")
-        ),
-    ] = None
-    """Bytes per second for everything that is sent: one rate, or a timetable as rclone's. `off` is no limit."""
+    bandwidth: Bandwidth = None
+    """Bytes per second in each direction: one rate, or a timetable as rclone's in local time. `off` is no limit."""
     servers: Annotated[
         dict[str, ServerGroup], Field(json_schema_extra={"propertyNames": {"pattern": values.SERVER_NAME_PATTERN}})
     ] = {}

@@ -207,4 +207,5 @@ def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:
         keep=Keep(**group.keep.model_dump()),
         verify_every_s=group.verify.every,
         chunk_size_bytes=group.chunk_size,
+        bandwidth=group.bandwidth,
     )

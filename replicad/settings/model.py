@@ -78,6 +78,8 @@ class VirtualMachine:
     verify_every_s: int | None = None
     chunk_size_bytes: int | None = None
     """A power of two from 64 KiB to 4 MiB; None to choose by the size of each disk."""
+    bandwidth: Timetable | None = None
+    """For this machine alone, beside that of the whole configuration; None is no limit."""
 
     @property
     def replica_dir(self) -> Address:
@@ -87,7 +89,10 @@ class VirtualMachine:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A whole configuration. The mappings are by name and can't be changed."""
+    """A whole configuration. The mappings are by name and can't be changed.
+
+    `bandwidth` is for all machines together, None is no limit.
+    """
 
     file: Path
     state_dir: Path

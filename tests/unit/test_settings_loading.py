@@ -66,6 +66,7 @@ virtual_machines:
     keep: {latest: 3, monthly: 2}
     verify: {every: 7d}
     chunk_size: 1MiB
+    bandwidth: Sat-00:00,off Mon-00:00,20M
   manual: {source: /srv/vms, replica: /srv/replicas, every: manual, chunk_size: auto}
   nightly: {source: /srv/vms, replica: /srv/replicas, cron: "0 22 * * Mon-fri"}
 """,
@@ -91,7 +92,8 @@ virtual_machines:
     assert web.consistency == Consistency("none", allow_fuzzy=True, wait_s=0)
     assert web.keep == Keep(latest=3, hourly=0, daily=0, weekly=0, monthly=2)
     assert (web.verify_every_s, web.chunk_size_bytes) == (604_800, 1 << 20)
-    assert (manual.every_s, manual.cron, manual.chunk_size_bytes) == (None, None, None)
+    assert web.bandwidth == Timetable((RateChange(5, 0, None), RateChange(0, 0, 20 << 20)))
+    assert (manual.every_s, manual.cron, manual.chunk_size_bytes, manual.bandwidth) == (None, None, None, None)
     assert (nightly.every_s, str(nightly.cron)) == (None, "0 22 * * mon-fri")
 
 
