@@ -34,6 +34,11 @@ class ReplicaTarget:
     share: Address
     vm_dir: str
 
+    @property
+    def vm(self) -> str | None:
+        """The name of the configured virtual machine, whose bandwidth limit holds."""
+        return self.machine.name if self.machine is not None else None
+
 
 def find_target(vm: str | None, replica: str | None, config: Path | None) -> ReplicaTarget:
     """Exactly one of VM and `--replica` must be given. Raises click.UsageError, ConfigError, NotFoundError."""
@@ -95,7 +100,7 @@ async def open_target(
 
     state_dir = target.settings.state_dir if target.settings and target.machine else None
     async with surroundings(state_dir, observe) as ctx, Shares(target.settings, credentials, observe) as shares:
-        share = await shares.open(target.share)
+        share = await shares.open(target.share, vm=target.vm, replica=True)
         if target.machine is not None:
             await check_is_replica_of(share, target.vm_dir, target.machine.name)
         yield OpenTarget(share, shares, ctx)

@@ -123,4 +123,5 @@ async def _restore(
     from replicad.workflows.restore import restore
 
     async with open_target(target, credentials, observe) as opened:
-        return await restore(opened.share, target.vm_dir, number, await opened.shares.open(to), opened.context)
+        written_to = await opened.shares.open(to, vm=target.vm)
+        return await restore(opened.share, target.vm_dir, number, written_to, opened.context)

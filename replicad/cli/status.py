@@ -62,11 +62,12 @@ async def _look(settings: Settings, machines: list[VirtualMachine], observe: Obs
 async def _look_at(machine: VirtualMachine, shares: Shares) -> Row:
     from replicad.model.errors import ReplicadError
     from replicad.model.health import Observation, judge
+    from replicad.service.machines import open_replica_share
     from replicad.service.surroundings import system_clock
     from replicad.workflows.status import Seen, look_at_replica
 
     try:
-        seen = await look_at_replica(await shares.open(machine.replica), machine.name)
+        seen = await look_at_replica(await open_replica_share(machine, shares), machine.name)
     except ReplicadError as error:
         seen = Seen(Observation(error=str(error)))
     return machine, judge(seen.observation, machine.every_s, system_clock().now()), seen

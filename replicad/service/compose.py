@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from replicad.storage.port import Share
     from replicad.storage.smb import Endpoint, SmbPool
 
+    from .bandwidth import BandwidthLimits
+
 
 @dataclass(frozen=True, slots=True)
 class OneOffCredentials:
@@ -43,28 +45,36 @@ class Shares:
     """Opens shares by their address, with one connection to each server. Use as `async with`.
 
     What is left open is closed at the end. Passwords are read at each sign-in; `observe` hears warnings about
-    them, each one once.
+    them, each one once. What the configuration says of bandwidth is obeyed: by `limits` if others share them, else by
+    these shares alone. Without a configuration there is no limit.
     """
 
     def __init__(
-        self, settings: Settings | None, credentials: OneOffCredentials | None = None, observe: Observer = nobody
+        self,
+        settings: Settings | None,
+        credentials: OneOffCredentials | None = None,
+        observe: Observer = nobody,
+        limits: BandwidthLimits | None = None,
     ) -> None:
         self._settings = settings
         self._credentials = credentials
         self._observe = observe
+        self._limits = limits
         self._warned: set[str] = set()
         self._pools: dict[str, SmbPool] = {}
         self._open = AsyncExitStack()
 
-    async def open(self, address: Address) -> Share:
+    async def open(self, address: Address, *, vm: str | None = None, replica: bool = False) -> Share:
         """The share at `address`; whether the directory itself is there shows at the first use.
 
-        Raises ConfigError for a server that is neither configured nor given credentials for, or whose password
-        can't be read, and whatever connecting raises.
+        Its bandwidth is limited if it is on a server or is a replica's; a local directory that is neither is free. With
+        `vm` the limit of that virtual machine holds, too. Raises ConfigError for a server that is neither configured
+        nor given credentials for, or whose password can't be read, and whatever connecting raises.
         """
         if isinstance(address, LocalAddress):
-            return await self._open_local(address)
-        return await self._open_smb(address)
+            local = await self._open_local(address)
+            return self._limited(local, vm) if replica else local
+        return self._limited(await self._open_smb(address), vm)
 
     async def close(self) -> None:
         """Close every share and connection."""
@@ -85,6 +95,17 @@ class Shares:
         share = LocalShare(address.path)
         self._open.push_async_callback(share.close)
         return share
+
+    def _limited(self, share: Share, vm: str | None) -> Share:
+        if self._settings is None:
+            return share
+        from replicad.storage.throttled import ThrottledShare
+
+        from .bandwidth import BandwidthLimits
+
+        if self._limits is None:
+            self._limits = BandwidthLimits(self._settings)
+        return ThrottledShare(share, self._limits.throttles(vm))
 
     async def _open_smb(self, address: SmbAddress) -> Share:
         from replicad.storage.smb import SmbPool

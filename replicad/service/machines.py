@@ -40,14 +40,19 @@ def find_machine(settings: Settings, name: str) -> VirtualMachine:
 
 async def open_source(settings: VirtualMachine, shares: Shares, clock: Clock) -> ChangeSource:
     """Where the VM's disks come from, by its consistency method."""
-    share = await shares.open(settings.source)
+    share = await shares.open(settings.source, vm=settings.name)
     selection = Selection(settings.disks, settings.exclude, settings.config_files)
     consistency = settings.consistency
     return HeldSource(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, clock)
+
+
+async def open_replica_share(settings: VirtualMachine, shares: Shares) -> Share:
+    """The share under which the VM's replica lies. Raises what connecting raises."""
+    return await shares.open(settings.replica, vm=settings.name, replica=True)
 
 
 async def open_machine(settings: VirtualMachine, shares: Shares, clock: Clock, *, resync: bool = False) -> Machine:
     """Open both of the VM's shares. Raises what connecting raises."""
     job = ReplicationJob(settings.name, str(settings.source), settings.chunk_size_bytes, resync)
     source = await open_source(settings, shares, clock)
-    return Machine(job, source, await shares.open(settings.replica))
+    return Machine(job, source, await open_replica_share(settings, shares))

@@ -113,8 +113,9 @@ def install(
     servers: Mapping[str, Server],
     *,
     options: Mapping[str, Any] | None = None,
+    settings: Mapping[str, Any] | None = None,
 ) -> Installation:
-    """Write the configuration. `options` are further keys of the virtual machine."""
+    """Write the configuration. `options` are further keys of the virtual machine, `settings` of the whole."""
     base.mkdir(parents=True, exist_ok=True)
     described = {}
     for name, server in servers.items():
@@ -132,7 +133,12 @@ def install(
     # JSON is YAML, and escapes are the same in both.
     made.config.write_text(
         json.dumps(
-            {"state_dir": str(made.state_dir), "servers": described, "virtual_machines": {VM: machine}},
+            {
+                "state_dir": str(made.state_dir),
+                "servers": described,
+                "virtual_machines": {VM: machine},
+                **(settings or {}),
+            },
             ensure_ascii=False,
             indent=2,
         )
