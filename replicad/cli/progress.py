@@ -42,17 +42,19 @@ class ProgressLines:
         self._clock = clock
         self._name = ""
         self._total_bytes: int | None = None
-        self._done_bytes = 0
+        self._done_bytes = self._sent_bytes = 0
         self._began_s = self._said_s = 0.0
 
     def __call__(self, event: ProgressEvent) -> None:
         match event:
             case PhaseStarted(name, total_bytes):
-                self._name, self._total_bytes, self._done_bytes = name, total_bytes, 0
+                self._name, self._total_bytes = name, total_bytes
+                self._done_bytes = self._sent_bytes = 0
                 self._began_s = self._said_s = self._clock()
                 self._say(name if total_bytes is None else f"{name}: {human_bytes(total_bytes)}")
-            case Advanced(done_bytes):
+            case Advanced(done_bytes, sent_bytes):
                 self._done_bytes += done_bytes
+                self._sent_bytes += sent_bytes
                 now_s = self._clock()
                 if now_s - self._said_s >= LINE_INTERVAL_S:
                     self._said_s = now_s
@@ -62,14 +64,15 @@ class ProgressLines:
 
     def _state(self, elapsed_s: float) -> str:
         rate = self._done_bytes / elapsed_s
+        sent = f", {human_bytes(self._sent_bytes)} sent" if self._sent_bytes else ""
         if not self._total_bytes:
-            return f"{self._name}: {human_bytes(self._done_bytes)}, {human_bytes(int(rate))}/s"
+            return f"{self._name}: {human_bytes(self._done_bytes)}{sent}, {human_bytes(int(rate))}/s"
         left_bytes = max(self._total_bytes - self._done_bytes, 0)
         share = min(self._done_bytes * 100 // self._total_bytes, 100)
         left = f", {human_duration(round(left_bytes / rate))} left" if rate and left_bytes else ""
         return (
-            f"{self._name}: {human_bytes(self._done_bytes)} of {human_bytes(self._total_bytes)} ({share} %), "
-            f"{human_bytes(int(rate))}/s{left}"
+            f"{self._name}: {human_bytes(self._done_bytes)} of {human_bytes(self._total_bytes)} ({share} %)"
+            f"{sent}, {human_bytes(int(rate))}/s{left}"
         )
 
     def _say(self, text: str) -> None:
@@ -93,22 +96,27 @@ def _bar(stream: TextIO) -> Iterator[Observer]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         DownloadColumn(binary_units=True),
+        TextColumn("{task.fields[sent]}"),
         TransferSpeedColumn(),
         TimeRemainingColumn(),
         console=Console(file=stream),
     )
     task: TaskID | None = None
+    all_sent_bytes = 0
 
     def observe(event: ProgressEvent) -> None:
-        nonlocal task
+        nonlocal task, all_sent_bytes
         match event:
             case PhaseStarted(name, total_bytes):
                 if task is not None:
                     progress.stop_task(task)
-                task = progress.add_task(printable(name), total=total_bytes)
-            case Advanced(done_bytes):
+                task, all_sent_bytes = progress.add_task(printable(name), total=total_bytes, sent=""), 0
+            case Advanced(done_bytes, sent_bytes):
                 if task is not None:
                     progress.advance(task, done_bytes)
+                if task is not None and sent_bytes:
+                    all_sent_bytes += sent_bytes
+                    progress.update(task, sent=f"{human_bytes(all_sent_bytes)} sent")
             case Warned(text):
                 progress.console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
 

@@ -72,6 +72,33 @@ def test_lines_come_once_a_phase_and_at_most_every_five_seconds() -> None:
     ]
 
 
+def test_what_was_sent_is_told_beside_what_was_read() -> None:
+    """Under a bandwidth limit the one may be done long before the other."""
+    now_s = 0.0
+    out = io.StringIO()
+    observe = ProgressLines(out, lambda: now_s)
+    observe(PhaseStarted("delta", 100 * MIB))
+    observe(Advanced(100 * MIB))
+    observe(Advanced(0, 16 * MIB))
+    now_s = 10.0
+    observe(Advanced(0, 16 * MIB))
+    observe(PhaseStarted("reading"))
+    now_s += 5.0
+    observe(Advanced(5 * MIB, MIB))
+    now_s += 5.0
+    observe(PhaseStarted("comparing"))
+    now_s += 5.0
+    observe(Advanced(MIB))
+    assert out.getvalue().splitlines() == [
+        "delta: 100 MiB",
+        "delta: 100 MiB of 100 MiB (100 %), 32 MiB sent, 10 MiB/s",
+        "reading",
+        "reading: 5 MiB, 1 MiB sent, 1 MiB/s",
+        "comparing",
+        "comparing: 1 MiB, 205 KiB/s",
+    ]
+
+
 def test_more_than_announced_is_no_more_than_all() -> None:
     now_s = 0.0
     out = io.StringIO()
@@ -101,12 +128,13 @@ def test_a_bar_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with showing_progress(out) as observe:
         observe(Advanced(1))  # before any phase: nothing to show it on
         observe(PhaseStarted("initial [bold]copy", 10 * MIB))
-        observe(Advanced(10 * MIB))
+        observe(Advanced(10 * MIB, 3 * MIB))
         observe(PhaseStarted("reading"))
         observe(Warned("the clock of \\\\nas1\\[red] is 3 s ahead"))
     text = out.getvalue()
     assert "initial [bold]copy" in text
     assert "10.0/10.0 MiB" in text
+    assert "3 MiB sent" in text
     assert "warning: the clock of \\\\nas1\\[red] is 3 s ahead" in text
 
 
