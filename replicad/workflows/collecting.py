@@ -42,7 +42,9 @@ class Batch:
 
     stretches: list[Stretch] = field(default_factory=list)
     chunks: int = 0
+    changed_bytes: int = 0
     data_bytes: int = 0
+    """Those of the changed bytes that are not zeros."""
     _lent: list[Borrowed] = field(default_factory=list)
 
     @property
@@ -91,19 +93,23 @@ class Collector:
 
     async def take(self, piece: Block | Gap) -> None:
         """The next piece of the disk."""
-        known = self._known
+        known, before_bytes = self._known, self.tally.changed_bytes
         if isinstance(piece, Gap):
             if self._changes.outside is Outside.ZEROS:
                 for first, end in _neighbours(known.stale_zeros(piece.first, piece.end)):
                     await self._add(first, ZERO_HASH * (end - first), None)
             end_bytes = min(piece.end * known.chunk_bytes, known.size_bytes)
-            self._ctx.observe(Advanced(end_bytes - piece.first * known.chunk_bytes))
+            self._observe(end_bytes - piece.first * known.chunk_bytes, before_bytes)
             return
         self.tally.scanned_bytes += len(piece.data)
         for first, end in _neighbours(known.stale(piece.first, piece.hashes)):
             for start, stop, is_zero in _zeros_apart(piece.hashes_of(first, end), first):
                 await self._add(start, piece.hashes_of(start, stop), None if is_zero else piece)
-        self._ctx.observe(Advanced(len(piece.data)))
+        self._observe(len(piece.data), before_bytes)
+
+    def _observe(self, length_bytes: int, before_bytes: int) -> None:
+        # What changed is done when it is written, and the batch tells it then.
+        self._ctx.observe(Advanced(length_bytes - (self.tally.changed_bytes - before_bytes)))
 
     async def _add(self, first: int, hashes: bytes, block: Block | None) -> None:
         """Add neighbouring chunks, as many at a time as the batch has room for. Without a block they are zeros."""
@@ -124,8 +130,9 @@ class Collector:
     def _count(self, start: int, stop: int, hashes: bytes) -> None:
         known, tally = self._known, self.tally
         tally.changed_chunks += stop - start
-        end_bytes = min(stop * known.chunk_bytes, known.size_bytes)
-        tally.changed_bytes += max(0, end_bytes - start * known.chunk_bytes)
+        changed_bytes = max(0, min(stop * known.chunk_bytes, known.size_bytes) - start * known.chunk_bytes)
+        tally.changed_bytes += changed_bytes
+        self._batch.changed_bytes += changed_bytes
         tally.sample.show(start, hashes)
 
     async def finish(self) -> None:

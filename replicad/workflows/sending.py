@@ -56,7 +56,7 @@ async def send_changes(
     async def write(batch: Batch, saved: SavedBatch) -> None:
         sent_bytes = await writer.write(saved)
         collector.tally.sent_bytes += sent_bytes
-        ctx.observe(Advanced(0, sent_bytes))
+        ctx.observe(Advanced(batch.changed_bytes, sent_bytes))
         batch.give_back()
         slots.release()
 

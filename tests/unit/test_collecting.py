@@ -13,6 +13,7 @@ from replicad.model.changes import ChangeSet, Outside
 from replicad.model.extents import Extent
 from replicad.model.manifest import Manifest, ManifestEdit
 from replicad.model.points import Provenance
+from replicad.model.progress import Advanced, ProgressEvent
 from replicad.replica.disk_update import SavedBatch, Stretch
 from replicad.replica.hashing import hash_chunks
 from replicad.replica.known_chunks import KnownChunks
@@ -29,8 +30,10 @@ MIB = 1 << 20
 class Recorder:
     """A writer that keeps what it is given, and is as slow as `pause` says."""
 
-    def __init__(self, disk: bytearray, pause: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, disk: bytearray, pause: Callable[[], Awaitable[None]], events: list[ProgressEvent]) -> None:
         self.disk = disk
+        self.events = events
+        self.written_bytes = 0
         self.batches: list[list[tuple[int, int, type]]] = []
         self._pause = pause
 
@@ -42,7 +45,14 @@ class Recorder:
 
     async def write(self, saved: SavedBatch) -> int:
         await self._pause()
-        return sum(self._write(stretch) for stretch in saved.stretches)
+        sent_bytes = sum(self._write(stretch) for stretch in saved.stretches)
+        self.written_bytes += sum(stretch.count * CHUNK for stretch in saved.stretches)
+        return sent_bytes
+
+    @property
+    def told_bytes(self) -> int:
+        """What was told to be done."""
+        return sum(event.done_bytes for event in self.events if isinstance(event, Advanced))
 
     def _write(self, stretch: Stretch) -> int:
         offset = stretch.first * CHUNK
@@ -53,22 +63,28 @@ class Recorder:
         return len(stretch.data)
 
 
-async def _send(old: bytes, new: bytes, pause: Callable[[], Awaitable[None]]) -> Recorder:
+async def _send(
+    old: bytes,
+    new: bytes,
+    pause: Callable[[], Awaitable[None]],
+    show: Callable[[Recorder], None] = lambda recorder: None,
+) -> Recorder:
     async with memory_world() as world:
-        share = MemoryShare()
+        events, share = world.events, MemoryShare()
         async with await share.open("disk", OpenMode.CREATE) as file:
             await file.write(new, 0)
         edit = ManifestEdit(Manifest(CHUNK, 0), len(old))
         edit.put(0, hash_chunks(old, CHUNK, SEED))
         known = KnownChunks(edit.finish(), len(new))
-        recorder = Recorder(bytearray(old.ljust(len(new), b"\0")[: len(new)]), pause)
+        recorder = Recorder(bytearray(old.ljust(len(new), b"\0")[: len(new)]), pause, events)
+        show(recorder)
         changes = ChangeSet((Extent(0, len(new)),), Outside.UNCHANGED, Provenance.FULL_SCAN)
         async with asyncio.timeout(60), await share.open("disk", OpenMode.READ) as file:
             tally = await send_changes(
                 file, changes, known, Hashing(world.hashing, CHUNK, SEED), recorder, world.context()
             )
     assert recorder.disk == new
-    assert tally.scanned_bytes == len(new)
+    assert tally.scanned_bytes == recorder.told_bytes == len(new)
     chunks = {c for batch in recorder.batches for first, count, _ in batch for c in range(first, first + count)}
     assert tally.changed_chunks == sum(count for batch in recorder.batches for _, count, _ in batch) == len(chunks)
     return recorder
@@ -110,6 +126,17 @@ async def test_whatever_part_of_each_block_changed_the_memory_suffices(
     # At least the half of a block of 4 MiB keeps it, less is copied: so is what the end of a batch cuts off.
     assert (memoryview in kinds, bytes in kinds) == (changed_in >= 32, changed_in < 32 or 256 % changed_in != 0)
     assert all(before < after for batch in recorder.batches for (before, *_), (after, *_) in pairwise(batch))
+
+
+async def test_what_changed_is_told_to_be_done_only_when_it_is_written() -> None:
+    recorders: list[Recorder] = []
+
+    async def look() -> None:
+        for recorder in recorders:
+            assert recorder.told_bytes <= recorder.written_bytes
+        await asyncio.sleep(0)
+
+    await _send(b"", Random(1).randbytes(64 * MIB), look, recorders.append)
 
 
 async def test_zeros_among_what_changed_are_not_written_as_bytes() -> None:
