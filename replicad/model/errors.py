@@ -7,6 +7,7 @@
     ├── TransientError            exit 5   may go well when tried again
     │   ├── UnreachableError               no connection, or the connection was lost
     │   ├── TimedOutError                  no answer in time
+    │   │   └── StuckError                 and what was asked for may still be going on
     │   └── BusyError                      in use by somebody else just now
     ├── PermanentError            exit 1   the same request will fail again
     │   ├── AccessDeniedError     exit 12  rights are missing
@@ -23,11 +24,14 @@
         ├── StaleGenerationError           this host's role is over
         └── DivergedError                  the replica belongs to something else
 
-Adapters translate NTSTATUS and errno into these once, by number and never by message text. Only the retry
-decorator retries, and only a `TransientError`.
+Adapters translate NTSTATUS and errno into these once, by number and never by message text. What is tried again by
+itself, and where, is a lost connection (`was_lost`): the reading of a file goes on where it was (storage/retrying.py),
+and a cycle begins again from its lock (workflows/retries.py). Everything else is told at once.
 """
 
 from __future__ import annotations
+
+from typing import TypeGuard
 
 
 class ReplicadError(Exception):
@@ -72,8 +76,21 @@ class TimedOutError(TransientError):
     """The other side gave no answer in time."""
 
 
+class StuckError(TimedOutError):
+    """The same, and the call could not be ended: what was given to it must not be used again."""
+
+
 class BusyError(TransientError):
     """Somebody else uses the thing just now, in a way that ours does not go with."""
+
+
+def was_lost(error: BaseException) -> TypeGuard[UnreachableError | TimedOutError]:
+    """Whether this is how a lost connection shows, so that trying again soon may help, whoever uses the thing.
+
+    Not so for what somebody else keeps busy, for the limits of this machine, and for any error that is not transient:
+    a sign-in that was refused, above all.
+    """
+    return isinstance(error, UnreachableError | TimedOutError)
 
 
 class PermanentError(ReplicadError):

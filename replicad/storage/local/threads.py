@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import Generic, TypeVar
 
-from replicad.model.errors import TimedOutError
+from replicad.model.errors import StuckError
 
 from .errnos import translate
 
@@ -45,7 +45,7 @@ class Threads:
 
         A call that is cancelled is not begun, or waited for until it has ended, so that the caller's buffer and
         descriptor are its own again; only one that takes longer than half a minute goes on alone.
-        TimedOutError after `timeout_s`: the call may go on, and a buffer given to it must not be used any more.
+        StuckError after `timeout_s`: the call may go on, and a buffer given to it must not be used any more.
         """
         if self._closed:
             raise ValueError("the share is closed")
@@ -57,7 +57,7 @@ class Threads:
         except TimeoutError:
             job.cancel()
             answer = f"the file system gave no answer within {timeout_s:g} s"
-            raise TimedOutError(op, subject, answer, "Check the disk and the kernel's log.") from None
+            raise StuckError(op, subject, answer, "Check the disk and the kernel's log.") from None
         except asyncio.CancelledError:
             if not job.cancel():
                 await _settled(future)
