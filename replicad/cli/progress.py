@@ -101,6 +101,7 @@ def _bar(stream: TextIO) -> Iterator[Observer]:
         TimeRemainingColumn(),
         console=Console(file=stream),
     )
+    tasks: dict[str, TaskID] = {}
     task: TaskID | None = None
     all_sent_bytes = 0
 
@@ -110,7 +111,10 @@ def _bar(stream: TextIO) -> Iterator[Observer]:
             case PhaseStarted(name, total_bytes):
                 if task is not None:
                     progress.stop_task(task)
+                if name in tasks:  # begun again: what was shown of it is no longer true
+                    progress.remove_task(tasks[name])
                 task, all_sent_bytes = progress.add_task(printable(name), total=total_bytes, sent=""), 0
+                tasks[name] = task
             case Advanced(done_bytes, sent_bytes):
                 if task is not None:
                     progress.advance(task, done_bytes)

@@ -52,27 +52,27 @@ async def _sync(settings: Settings, machine: VirtualMachine, resync: bool, obser
     from replicad.service.compose import Shares
     from replicad.service.machines import open_machine
     from replicad.service.surroundings import surroundings
-    from replicad.workflows.replicate import replicate
+    from replicad.workflows.retries import replicate_with_retries
 
     async with surroundings(settings.state_dir, observe) as ctx, Shares(settings, observe=observe) as shares:
         opened = await open_machine(machine, shares, ctx.clock, resync=resync)
-        return await replicate(opened.job, opened.source, opened.replica, ctx)
+        return await replicate_with_retries(opened.job, opened.source, opened.replica, ctx)
 
 
 async def _dry_run(settings: Settings, machine: VirtualMachine, resync: bool, observe: Observer) -> DryRun:
     from replicad.service.compose import Shares
     from replicad.service.machines import open_machine
     from replicad.service.surroundings import surroundings
-    from replicad.workflows.dry_run import dry_run
+    from replicad.workflows.retries import dry_run_with_retries
 
     async with surroundings(settings.state_dir, observe) as ctx, Shares(settings, observe=observe) as shares:
         opened = await open_machine(machine, shares, ctx.clock, resync=resync)
-        return await dry_run(opened.job, opened.source, opened.replica, ctx)
+        return await dry_run_with_retries(opened.job, opened.source, opened.replica, ctx)
 
 
 def _print_report(report: CycleReport, as_json: bool) -> None:
     point = report.point
-    counted = point.statistics
+    counted = report.statistics
     provenance = "+".join(sorted({d.provenance.value for d in point.disks}))
     if as_json:
         facts: dict[str, Any] = {
@@ -88,14 +88,16 @@ def _print_report(report: CycleReport, as_json: bool) -> None:
             "duration_s": counted.duration_ms / 1000,
             "provenance": provenance,
             "resumed": report.resumed,
+            "attempts": report.attempts,
             "warnings": list(point.warnings),
         }
         print_json(facts)
         return
+    attempts = f" in {report.attempts} attempts" if report.attempts > 1 else ""
     print_line(
         f"{point.vm}: point {point.number} ({point.kind.value}, {point.consistency.value}) committed in "
         f"{human_duration(counted.duration_ms / 1000)}: {human_bytes(counted.scanned_bytes)} read, "
-        f"{human_bytes(counted.changed_bytes)} changed, {human_bytes(counted.sent_bytes)} sent"
+        f"{human_bytes(counted.changed_bytes)} changed, {human_bytes(counted.sent_bytes)} sent{attempts}"
     )
 
 

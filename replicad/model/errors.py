@@ -31,8 +31,6 @@ and a cycle begins again from its lock (workflows/retries.py). Everything else i
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 
 class ReplicadError(Exception):
     """What was attempted (`op`), on what (`subject`), what came back (`answer`) and what to do next (`hint`).
@@ -77,20 +75,21 @@ class TimedOutError(TransientError):
 
 
 class StuckError(TimedOutError):
-    """The same, and the call could not be ended: what was given to it must not be used again."""
+    """The same, and the call could not be ended: it may take effect later, and what was given to it must not be used
+    again."""
 
 
 class BusyError(TransientError):
     """Somebody else uses the thing just now, in a way that ours does not go with."""
 
 
-def was_lost(error: BaseException) -> TypeGuard[UnreachableError | TimedOutError]:
-    """Whether this is how a lost connection shows, so that trying again soon may help, whoever uses the thing.
+def was_lost(error: BaseException) -> bool:
+    """Whether this is how a lost connection shows, so that trying again soon may help.
 
-    Not so for what somebody else keeps busy, for the limits of this machine, and for any error that is not transient:
-    a sign-in that was refused, above all.
+    Not so for what somebody else keeps busy, for the limits of this machine, for what is stuck (it may still take
+    effect), and for any error that is not transient: a sign-in that was refused, above all.
     """
-    return isinstance(error, UnreachableError | TimedOutError)
+    return isinstance(error, UnreachableError | TimedOutError) and not isinstance(error, StuckError)
 
 
 class PermanentError(ReplicadError):

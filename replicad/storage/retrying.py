@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from replicad.model.clock import Clock
-from replicad.model.errors import BusyError, ReplicadError, StuckError, was_lost
+from replicad.model.errors import BusyError, ReplicadError, was_lost
 from replicad.model.extents import Extent
 from replicad.model.names import path_on
 from replicad.model.patience import Failures, Patience
@@ -37,7 +37,7 @@ class RetryingShare(DecoratedShare):
 
     `regain` is awaited before anything is asked again: it takes back what else went with the connection, or raises
     why that can't be. `observe` is told once that a connection was lost, and once that it is back. All other calls,
-    and files opened in another mode, are those of `inner`. Nothing is tried again after a `StuckError`.
+    and files opened in another mode, are those of `inner`.
     """
 
     def __init__(
@@ -164,7 +164,8 @@ class _Losses:
 
         Raises it, or the latest error, if that is no lost connection or patience is at its end.
         """
-        self._raise_unless_lost(error)
+        if not was_lost(error):
+            raise error
         async with self._one_at_a_time:
             if epoch == self.epoch:
                 await self._pause(error)
@@ -173,7 +174,8 @@ class _Losses:
                     await self._regain()
                     return await again()
                 except ReplicadError as another:
-                    self._raise_unless_lost(another)
+                    if not was_lost(another):
+                        raise
                     await self._pause(another)
 
     def went_on(self, epoch: int) -> None:
@@ -181,11 +183,6 @@ class _Losses:
         if self._failures.count and epoch == self.epoch:
             self._failures.forget()
             self._observe(Warned(f"{self._name} can be reached again; reading goes on where it was"))
-
-    def _raise_unless_lost(self, error: ReplicadError) -> None:
-        # What is stuck may still write into the reader's buffer.
-        if not was_lost(error) or isinstance(error, StuckError):
-            raise error
 
     async def _pause(self, error: ReplicadError) -> None:
         pause_s = self._failures.another(self._clock.monotonic_s())

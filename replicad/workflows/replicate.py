@@ -48,23 +48,41 @@ class ReplicationJob:
 
 @dataclass(frozen=True, slots=True)
 class CycleReport:
-    """What a cycle did; `point` is the point that it committed."""
+    """What a cycle did; `point` is the point that it committed.
+
+    `attempts` is how often it was begun, and `statistics` count all of them where that matters: bytes sent, and time.
+    """
 
     point: RecoveryPoint
     resumed: bool
+    statistics: Statistics
+    attempts: int = 1
 
 
-async def replicate(job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context) -> CycleReport:
+@dataclass(slots=True)
+class Trail:
+    """What attempts at one cycle leave for the next one: the point that was about to be committed."""
+
+    point: RecoveryPoint | None = None
+
+
+async def replicate(
+    job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context, trail: Trail | None = None
+) -> CycleReport:
     """Bring the replica on `share` up to date and commit a new point.
 
     Whatever is raised, all older points are as they were, and the next call goes on from here: with the cycle, or, if
-    it was raised at the very commit, from a point that is there already or that the next call commits first.
+    it was raised at the very commit, from a point that is there already or that the next call commits first. A call
+    with the `trail` of that one then returns that point, and makes no other.
     BusyError if the source's disks can't be held; LockedError if another writer holds the replica.
     """
     began_s = ctx.clock.monotonic_s()
+    trail = trail or Trail()
     await source.select()
     async with locked_replica(job, share, ctx) as (replica, lock):
         standing = await recover(replica)
+        if trail.point is not None and trail.point == standing.latest:
+            return CycleReport(trail.point, True, trail.point.statistics)
         ctx.observe(PhaseStarted("holding the source"))
         async with source.snapshot() as snapshot:
             plan = _plan(job, standing, snapshot)
@@ -83,12 +101,13 @@ async def replicate(job: ReplicationJob, source: ChangeSource, share: Share, ctx
             await snapshot.confirm()
         ctx.observe(PhaseStarted("committing"))
         point = _describe(job, plan, cycle, snapshot, tuple(s.state for s in sent), warnings, began_s, ctx)
+        trail.point = point
         with _telling_how_to_go_on():
             await cycle.commit(point)
         for disk in sent:
             if disk.state.change is not Change.UNCHANGED:
                 await remember_manifest(replica, disk.state.id, disk.manifest, ctx.cache)
-    return CycleReport(point, resumed=standing.pending is not None)
+    return CycleReport(point, standing.pending is not None, point.statistics)
 
 
 @contextmanager

@@ -23,8 +23,8 @@ OUR_SUFFIXES = (".updating", ".initial")
 STAGES = ("initial", "delta", "reshaped")
 
 
-async def _before(world: World, stage: str) -> None:
-    """Bring the world to the moment before the cycle that is to die."""
+async def bring_to(world: World, stage: str) -> None:
+    """Bring the world to the moment before the cycle that is to be disturbed."""
     random = Random(7)
     first = random.randbytes(3 * CHUNK + 700) + bytes(CHUNK)
     await world.put("가 disk.vhd", first)
@@ -76,7 +76,7 @@ async def _check_points(world: World) -> None:
 async def _world_at(stage: str, *, volatile: bool, server_copy: bool = True) -> AsyncIterator[World]:
     async with memory_world(3, server_copy=server_copy) as world:
         world.replica = MemoryShare(volatile=volatile, server_copy=server_copy)
-        await _before(world, stage)
+        await bring_to(world, stage)
         yield world
 
 

@@ -26,6 +26,7 @@ from replicad.model.errors import (
     OutOfSpaceError,
     PermanentError,
     ReplicadError,
+    StuckError,
     TimedOutError,
     TransientError,
     UnreachableError,
@@ -446,7 +447,7 @@ async def test_no_descriptor_is_left_open_by_failures_and_cancellations(tmp_path
 
 async def test_a_call_that_never_ends_is_given_up_after_its_time() -> None:
     threads, gate = Threads(count=1), Event()
-    with pytest.raises(TimedOutError, match=r"cannot read disk: the file system gave no answer within 0\.05 s"):
+    with pytest.raises(StuckError, match=r"cannot read disk: the file system gave no answer within 0\.05 s"):
         await threads.run("read", "disk", gate.wait, timeout_s=0.05)
     gate.set()
     assert await threads.run("read", "disk", lambda: "the thread is free again") == "the thread is free again"

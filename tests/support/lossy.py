@@ -59,10 +59,15 @@ class LossyShare(DecoratedShare):
         self.files: builtins.list[LossyFile] = []
         self._locks: builtins.list[LossyLock] = []
         self._left_over: LockHolder | None = None
+        self._cleaning: asyncio.Future[None] | None = None
 
     async def lose(self) -> None:
-        """Lose the connection."""
+        """Lose the connection. What the server does about it is done before the next call reaches it."""
         self.connections += 1
+        self._cleaning = asyncio.ensure_future(self._clean_up())
+        await asyncio.shield(self._cleaning)
+
+    async def _clean_up(self) -> None:
         files, self.files = self.files, []
         locks, self._locks = self._locks, []
         for file in files:
@@ -74,6 +79,8 @@ class LossyShare(DecoratedShare):
     async def call(self, what: str, connection: int, whole: Callable[[], Awaitable[T]]) -> T:
         """Make a numbered call on a connection that may be lost before, meanwhile or after."""
         self.log.append(what)
+        if self._cleaning is not None:
+            await asyncio.shield(self._cleaning)
         if connection != self.connections or self.down:
             await asyncio.sleep(0)
             raise _lost(what)

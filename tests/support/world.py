@@ -13,6 +13,7 @@ from random import Random
 from replicad.model.clock import Clock
 from replicad.model.errors import NotFoundError
 from replicad.model.names import join, parent
+from replicad.model.patience import Patience
 from replicad.model.progress import ProgressEvent
 from replicad.replica.layout import check_disk_path
 from replicad.storage.memory import MemoryShare
@@ -22,6 +23,7 @@ from replicad.tracking.selection import Selection
 from replicad.workflows.context import Context
 from replicad.workflows.replicate import CycleReport, ReplicationJob, replicate
 from replicad.workflows.restore import restore
+from replicad.workflows.retries import replicate_with_retries
 
 CHUNK = 64 * 1024
 VM = "웹 서버 🖥"
@@ -102,9 +104,18 @@ class World:
         await self.source.remove(path)
         del self.disks[path]
 
+    def job(self, *, resync: bool = False, chunk_bytes: int | None = CHUNK) -> ReplicationJob:
+        return ReplicationJob(VM, self.source.name, chunk_bytes, resync)
+
     async def sync(self, *, resync: bool = False, chunk_bytes: int | None = CHUNK) -> CycleReport:
-        job = ReplicationJob(VM, self.source.name, chunk_bytes, resync)
-        report = await replicate(job, self.change_source(), self.replica, self.context())
+        report = await replicate(
+            self.job(resync=resync, chunk_bytes=chunk_bytes), self.change_source(), self.replica, self.context()
+        )
+        self.history[report.point.number] = dict(self.disks)
+        return report
+
+    async def sync_with_retries(self, *, patience: Patience | None = None) -> CycleReport:
+        report = await replicate_with_retries(self.job(), self.change_source(), self.replica, self.context(), patience)
         self.history[report.point.number] = dict(self.disks)
         return report
 

@@ -138,6 +138,19 @@ def test_a_bar_is_shown_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "warning: the clock of \\\\nas1\\[red] is 3 s ahead" in text
 
 
+def test_a_phase_that_is_begun_again_has_one_bar_that_begins_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    out = _Terminal()
+    with showing_progress(out) as observe:
+        for done_bytes in (7, 10):
+            observe(PhaseStarted("locking"))
+            observe(PhaseStarted("initial", 10 * MIB))
+            observe(Advanced(done_bytes * MIB))
+    shown_last = out.getvalue().rpartition("\x1b[2K")[2]  # what is drawn after the last line was erased
+    assert (shown_last.count("locking"), shown_last.count("initial")) == (1, 1)
+    assert "10.0/10.0 MiB" in shown_last
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 def test_the_question_for_a_password_stands_alone_on_its_line() -> None:
     script = "import sys; from replicad.cli.main import main; sys.exit(main(sys.argv[1:]))"

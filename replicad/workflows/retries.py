@@ -1,0 +1,143 @@
+"""A cycle that outlives lost connections: it is begun again, from its lock on, and goes on where it was."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from replicad.model.errors import ReplicadError, was_lost
+from replicad.model.patience import Failures, Patience
+from replicad.model.progress import Observer, ProgressEvent, Warned
+from replicad.replica.layout import Layout
+from replicad.storage.decorated import DecoratedFile, DecoratedShare
+from replicad.storage.port import Buffer, Share, ShareFile
+from replicad.tracking.port import ChangeSource
+
+from .context import Context
+from .dry_run import DryRun, dry_run
+from .locking import our_old_lock_is_a_loss
+from .replicate import CycleReport, ReplicationJob, Trail, replicate
+
+T = TypeVar("T")
+
+PATIENCE = Patience(first_pause_s=1, longest_pause_s=30, failures=5, seconds=120)
+
+
+async def replicate_with_retries(
+    job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context, patience: Patience | None = None
+) -> CycleReport:
+    """As `replicate`, but a connection that is lost on the way ends only an attempt.
+
+    The next one takes the lock and the snapshot anew and sends what is in doubt and what is missing. As long as each
+    attempt sends something that none before it had sent, there is no end to them; else `patience` says when the last
+    error is raised. Every other error ends it at once: what somebody else keeps busy or locked, a sign-in that was
+    refused, a full share.
+    """
+    began_s = ctx.clock.monotonic_s()
+    sent = _SentBytes(share, Layout(job.vm).disks_dir)
+    trail = Trail()
+    once = replace(ctx, observe=_each_warning_once(ctx.observe))
+    attempts = 0
+
+    async def attempt() -> CycleReport:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            return await replicate(job, source, sent, once, trail)
+        async with our_old_lock_is_a_loss(share, Layout(job.vm).lock, ctx):
+            return await replicate(job, source, sent, once, trail)
+
+    report = await _through_losses(attempt, sent.got_on, ctx, patience)
+    duration_ms = round((ctx.clock.monotonic_s() - began_s) * 1000)
+    counted = replace(report.point.statistics, sent_bytes=sent.bytes, duration_ms=duration_ms)
+    return replace(report, statistics=counted, attempts=attempts)
+
+
+async def dry_run_with_retries(
+    job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context, patience: Patience | None = None
+) -> DryRun:
+    """As `dry_run`, begun again when a connection is lost."""
+    once = replace(ctx, observe=_each_warning_once(ctx.observe))
+    return await _through_losses(lambda: dry_run(job, source, share, once), lambda: False, ctx, patience)
+
+
+def _each_warning_once(observe: Observer) -> Observer:
+    """For attempts that all find the same to warn of."""
+    said: set[str] = set()
+
+    def tell(event: ProgressEvent) -> None:
+        if isinstance(event, Warned):
+            if event.text in said:
+                return
+            said.add(event.text)
+        observe(event)
+
+    return tell
+
+
+async def _through_losses(
+    attempt: Callable[[], Awaitable[T]], got_on: Callable[[], bool], ctx: Context, patience: Patience | None
+) -> T:
+    """What the first attempt returns that loses no connection. `got_on`: the last one brought the work further."""
+    failures = Failures(patience or PATIENCE)
+    while True:
+        try:
+            return await attempt()
+        except ReplicadError as error:
+            if not was_lost(error):
+                raise
+            if got_on():
+                failures.forget()
+            pause_s = failures.another(ctx.clock.monotonic_s())
+            if pause_s is None:
+                raise
+            if failures.count == 1:
+                what = f"cannot {error.op} {error.subject}: {error.answer}"
+                ctx.observe(Warned(f"{what}; trying again, to go on where it was"))
+        await ctx.clock.sleep(pause_s)
+
+
+class _SentBytes(DecoratedShare):
+    """Counts what is written below `directory` in all attempts, and how far each file has got.
+
+    What is sent once more because it is in doubt gets nothing on: else a connection that is lost again and again
+    before anything is durable would never end.
+    """
+
+    def __init__(self, inner: Share, directory: str) -> None:
+        super().__init__(inner)
+        self.bytes = 0
+        self._prefix = directory + "/"
+        self._ends: dict[str, int] = {}
+        self._got_on = False
+
+    def _wrap(self, file: ShareFile) -> ShareFile:
+        return _SentFile(file, self) if file.path.startswith(self._prefix) else file
+
+    def sent(self, path: str, end: int, count: int) -> None:
+        """So many bytes were written, up to `end`."""
+        self.bytes += count
+        if end > self._ends.get(path, 0):
+            self._ends[path] = end
+            self._got_on = True
+
+    def got_on(self) -> bool:
+        """Whether anything was written that had never been written before, since this was asked last."""
+        found, self._got_on = self._got_on, False
+        return found
+
+
+class _SentFile(DecoratedFile):
+    def __init__(self, inner: ShareFile, share: _SentBytes) -> None:
+        super().__init__(inner)
+        self._share = share
+
+    async def write(self, data: Buffer, offset: int) -> None:
+        await self.inner.write(data, offset)
+        length = memoryview(data).nbytes
+        self._share.sent(self.path, offset + length, length)
+
+    async def zero(self, offset: int, length: int) -> None:
+        await self.inner.zero(offset, length)
+        self._share.sent(self.path, offset + length, 0)
