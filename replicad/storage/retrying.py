@@ -54,16 +54,17 @@ class RetryingShare(DecoratedShare):
     async def open(self, path: str, mode: OpenMode) -> ShareFile:
         if mode is not OpenMode.READ:
             return await self.inner.open(path, mode)
-        file = await self._steadily(lambda: self.inner.open(path, mode))
+        file = await self.steadily(lambda: self.inner.open(path, mode))
         return _RetryingFile(file, self.inner, path, self._losses)
 
     async def stat(self, path: str) -> Stat:
-        return await self._steadily(lambda: self.inner.stat(path))
+        return await self.steadily(lambda: self.inner.stat(path))
 
     async def list(self, path: str) -> builtins.list[Stat]:
-        return await self._steadily(lambda: self.inner.list(path))
+        return await self.steadily(lambda: self.inner.list(path))
 
-    async def _steadily(self, call: Callable[[], Awaitable[T]]) -> T:
+    async def steadily(self, call: Callable[[], Awaitable[T]]) -> T:
+        """The result of any call on `inner` that can be made again without harm."""
         epoch = self._losses.epoch
         try:
             result = await call()

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from replicad.model.errors import AccessDeniedError, DivergedError, NotFoundError, OutOfSpaceError
+from replicad.model.errors import AccessDeniedError, DivergedError, IntegrityError, NotFoundError, OutOfSpaceError
 from replicad.model.points import RecoveryPoint
 from replicad.model.progress import Warned
-from replicad.replica.directory import Numbers, Replica, list_numbers, open_replica, require_replica
+from replicad.replica.directory import Numbers, Replica, open_replica, require_replica
 from replicad.replica.layout import Layout
 from replicad.replica.recovery import recover
 from replicad.replica.view import points_from
 from replicad.storage.port import Share
+from replicad.storage.retrying import RetryingShare
 
 from .context import Context
+from .locking import RegainedLock, replica_as_it_stands
 
 
 @dataclass(frozen=True, slots=True)
 class OpenedReplica:
-    """`points` are those from the wanted one to the latest, ascending; `writable`: we hold the lock."""
+    """`points` are those from the wanted one to the latest, ascending; `writable`: we hold the lock.
+
+    `still_ours` raises if somebody else may have written the replica since it was opened, as far as the lock can tell.
+    """
 
     replica: Replica
     numbers: Numbers
     points: tuple[RecoveryPoint, ...]
     writable: bool
+    still_ours: Callable[[], Awaitable[None]]
 
     @property
     def point(self) -> RecoveryPoint:
@@ -47,8 +53,9 @@ async def check_is_replica_of(share: Share, vm_dir: str, vm: str) -> None:
 async def opened_replica(share: Share, vm_dir: str, number: int | None, ctx: Context) -> AsyncIterator[OpenedReplica]:
     """The replica in `vm_dir` at point `number` (None: the latest), kept from changing until the context ends.
 
-    On a share that we may not write, or that has no room for a lock file, there is no lock to hold: then it is read as
-    it is, with a warning. LockedError if somebody writes it now; NotFoundError if there is no replica or no such point.
+    Reading it outlives lost connections. On a share that we may not write, or that has no room for a lock file, there
+    is no lock to hold: then it is read as it is, with a warning. LockedError if somebody writes it now, BusyError if
+    somebody did while the connection was lost; NotFoundError if there is no replica or no such point.
     """
     await require_replica(share, vm_dir)
     try:
@@ -56,20 +63,35 @@ async def opened_replica(share: Share, vm_dir: str, number: int | None, ctx: Con
     except (AccessDeniedError, OutOfSpaceError) as error:
         why = "can't be written" if isinstance(error, AccessDeniedError) else "is full"
         ctx.observe(Warned(f"{share.name} {why}, so the replica is read without its lock"))
-        yield await _opened(share, vm_dir, number, writable=False)
+        yield await _opened(await replica_as_it_stands(share, vm_dir), number, ctx, None)
         return
-    async with lock:
+    async with RegainedLock(lock, share, vm_dir, ctx) as kept:
         await recover(await require_replica(share, vm_dir))
-        yield await _opened(share, vm_dir, number, writable=True)
+        opened = await _opened(await kept.note(), number, ctx, kept)
+        try:
+            yield opened
+        except (IntegrityError, NotFoundError):
+            # What looks like damage may be what another writer did while the lock was lost.
+            await opened.still_ours()
+            raise
 
 
-async def _opened(share: Share, vm_dir: str, number: int | None, *, writable: bool) -> OpenedReplica:
-    replica = await require_replica(share, vm_dir)
-    numbers = await list_numbers(replica)
+async def _opened(
+    found: tuple[Replica, Numbers], number: int | None, ctx: Context, kept: RegainedLock | None
+) -> OpenedReplica:
+    replica, numbers = found
+    regain = kept.regain if kept is not None else _nothing
+    share = RetryingShare(replica.share, ctx.clock, ctx.observe, regain)
+    replica = replace(replica, share=share)
     wanted = number if number is not None else numbers.latest
     if wanted is None:
         raise NotFoundError(
             "find", f"a recovery point in {replica.name}", "there is none yet",
             "The first 'replicad sync' makes it; an interrupted one goes on where it was.",
         )  # fmt: skip
-    return OpenedReplica(replica, numbers, tuple(await points_from(replica, wanted, numbers)), writable)
+    points = tuple(await points_from(replica, wanted, numbers))
+    return OpenedReplica(replica, numbers, points, kept is not None, lambda: share.steadily(regain))
+
+
+async def _nothing() -> None:
+    pass

@@ -44,6 +44,7 @@ async def verify_and_repair(share: Share, vm_dir: str, source: ChangeSource, ctx
         mended: list[Damage] = []
         async with _source_files(source, found, ctx) as files:
             for damage in found.damages:
+                await opened.still_ours()
                 repaired = await _repair(opened, damage, files, ctx)
                 mended.append(replace(damage, repaired=repaired))
         found.damages = mended

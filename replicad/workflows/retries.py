@@ -11,12 +11,12 @@ from replicad.model.patience import Failures, Patience
 from replicad.model.progress import Observer, ProgressEvent, Warned
 from replicad.replica.layout import Layout
 from replicad.storage.decorated import DecoratedFile, DecoratedShare
-from replicad.storage.port import Buffer, Share, ShareFile
+from replicad.storage.port import Buffer, LockHolder, Share, ShareFile, ShareLock
 from replicad.tracking.port import ChangeSource
 
 from .context import Context
 from .dry_run import DryRun, dry_run
-from .locking import our_old_lock_is_a_loss
+from .locking import lock_again
 from .replicate import CycleReport, ReplicationJob, Trail, replicate
 
 T = TypeVar("T")
@@ -35,7 +35,7 @@ async def replicate_with_retries(
     refused, a full share.
     """
     began_s = ctx.clock.monotonic_s()
-    sent = _SentBytes(share, Layout(job.vm).disks_dir)
+    replica = _ReplicaShare(share, Layout(job.vm))
     trail = Trail()
     once = replace(ctx, observe=_each_warning_once(ctx.observe))
     attempts = 0
@@ -43,14 +43,11 @@ async def replicate_with_retries(
     async def attempt() -> CycleReport:
         nonlocal attempts
         attempts += 1
-        if attempts == 1:
-            return await replicate(job, source, sent, once, trail)
-        async with our_old_lock_is_a_loss(share, Layout(job.vm).lock, ctx):
-            return await replicate(job, source, sent, once, trail)
+        return await replicate(job, source, replica, once, trail)
 
-    report = await _through_losses(attempt, sent.got_on, ctx, patience)
+    report = await _through_losses(attempt, replica.got_on, ctx, patience)
     duration_ms = round((ctx.clock.monotonic_s() - began_s) * 1000)
-    counted = replace(report.point.statistics, sent_bytes=sent.bytes, duration_ms=duration_ms)
+    counted = replace(report.point.statistics, sent_bytes=replica.sent_bytes, duration_ms=duration_ms)
     return replace(report, statistics=counted, attempts=attempts)
 
 
@@ -98,26 +95,34 @@ async def _through_losses(
         await ctx.clock.sleep(pause_s)
 
 
-class _SentBytes(DecoratedShare):
-    """Counts what is written below `directory` in all attempts, and how far each file has got.
+class _ReplicaShare(DecoratedShare):
+    """The replica's share for all attempts: it counts what is written to disks, and knows how far each one has got.
 
     What is sent once more because it is in doubt gets nothing on: else a connection that is lost again and again
     before anything is durable would never end.
     """
 
-    def __init__(self, inner: Share, directory: str) -> None:
+    def __init__(self, inner: Share, layout: Layout) -> None:
         super().__init__(inner)
-        self.bytes = 0
-        self._prefix = directory + "/"
+        self.sent_bytes = 0
+        self._prefix = layout.disks_dir + "/"
         self._ends: dict[str, int] = {}
         self._got_on = False
+        self._was_locked = False
+
+    async def lock(self, path: str, holder: LockHolder) -> ShareLock:
+        if self._was_locked:
+            return await lock_again(self.inner, path, holder)
+        # Even if its answer is lost.
+        self._was_locked = True
+        return await self.inner.lock(path, holder)
 
     def _wrap(self, file: ShareFile) -> ShareFile:
         return _SentFile(file, self) if file.path.startswith(self._prefix) else file
 
     def sent(self, path: str, end: int, count: int) -> None:
         """So many bytes were written, up to `end`."""
-        self.bytes += count
+        self.sent_bytes += count
         if end > self._ends.get(path, 0):
             self._ends[path] = end
             self._got_on = True
@@ -129,7 +134,7 @@ class _SentBytes(DecoratedShare):
 
 
 class _SentFile(DecoratedFile):
-    def __init__(self, inner: ShareFile, share: _SentBytes) -> None:
+    def __init__(self, inner: ShareFile, share: _ReplicaShare) -> None:
         super().__init__(inner)
         self._share = share
 

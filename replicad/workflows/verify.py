@@ -68,12 +68,13 @@ async def verify(share: Share, vm_dir: str, number: int | None, ctx: Context) ->
     """Read everything that the replica holds, or with `number` all that this one point needs, and compare.
 
     Damage is reported, not raised, except where it keeps the replica from being opened at all (IntegrityError).
-    LockedError if somebody writes the replica now.
+    LockedError if somebody writes the replica now, BusyError if somebody did while the connection was lost.
     """
     async with opened_replica(share, vm_dir, number, ctx) as opened:
-        if number is not None:
-            return await _verify_point(opened, ctx)
-        return await verify_opened(opened, ctx)
+        found = await (_verify_point(opened, ctx) if number is not None else verify_opened(opened, ctx))
+        if found.damages:
+            await opened.still_ours()
+    return found
 
 
 async def verify_opened(opened: OpenedReplica, ctx: Context) -> Verification:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from enum import Enum
 from types import TracebackType
@@ -88,7 +89,8 @@ class LossyShare(DecoratedShare):
         if how is None:
             return await self._answered(what, connection, whole)
         if how is Lost.AFTER:
-            await _give_back(await self._answered(what, connection, whole))
+            with contextlib.suppress(ReplicadError):  # that is an answer, too
+                await _give_back(await self._answered(what, connection, whole))
         await self.lose()
         raise TimedOutError(what, "nas", "no answer for 30 s") if how is Lost.TIMED_OUT else _lost(what)
 
@@ -146,7 +148,7 @@ class LossyShare(DecoratedShare):
 
     async def lock_holder(self, path: str) -> LockHolder | None:
         async def ask() -> LockHolder | None:
-            return self._left_over or await self.inner.lock_holder(path)
+            return self._left_over if self.locks_kept else await self.inner.lock_holder(path)
 
         return await self.now(f"lock_holder {path}", ask)
 
