@@ -75,24 +75,21 @@ class PointDisk:
 
     def runs(self, most_bytes: int) -> Iterator[ChunkRun]:
         """All chunks that are not zeros, ascending, in runs of at most `most_bytes` (one chunk at least)."""
-        most = max(1, most_bytes // self.manifest.chunk_bytes)
-        run: ChunkRun | None = None
+        chunk_bytes = self.manifest.chunk_bytes
+        most = max(1, most_bytes // chunk_bytes)
+        # Plain numbers: an object for each chunk would cost nearly as much as hashing it.
+        first = count = offset = 0
+        file, unfinished = self.base, False
         for index in self.manifest.nonzero_chunks(0, self.manifest.chunks):
-            file, offset, unfinished = self._place(index)
-            if (
-                run is not None
-                and run.first + run.count == index
-                and run.file is file
-                and run.offset_bytes + run.count * self.manifest.chunk_bytes == offset
-                and run.count < most
-            ):
-                run = ChunkRun(run.first, run.count + 1, file, run.offset_bytes, unfinished)
+            here, at, in_pending = self._place(index)
+            if 0 < count < most and index == first + count and at == offset + count * chunk_bytes and here is file:
+                count += 1
                 continue
-            if run is not None:
-                yield run
-            run = ChunkRun(index, 1, file, offset, unfinished)
-        if run is not None:
-            yield run
+            if count:
+                yield ChunkRun(first, count, file, offset, unfinished)
+            first, count, file, offset, unfinished = index, 1, here, at, in_pending
+        if count:
+            yield ChunkRun(first, count, file, offset, unfinished)
 
     def _place(self, index: int) -> tuple[ShareFile, int, bool]:
         packed = self.overrides[index] if index < len(self.overrides) else 0

@@ -90,16 +90,15 @@ async def _remove_if_there(target: Share, path: str) -> None:
 async def _copy(opened: OpenedReplica, disk: PointDisk, file: ShareFile, ctx: Context) -> int:
     done_bytes = written_bytes = 0
 
-    async def take(read: ReadRun) -> None:
+    async def write(read: ReadRun) -> None:
         nonlocal done_bytes, written_bytes
         if read.damaged:
             raise damage_error(disk, read.run, read.damaged[0], opened.point.number)
-        offset = read.run.first * disk.manifest.chunk_bytes
-        await file.write(read.data, offset)
+        await file.write(read.data, read.run.first * disk.manifest.chunk_bytes)
         written_bytes += len(read.data)
-        ctx.observe(Advanced(offset + len(read.data) - done_bytes, len(read.data)))
-        done_bytes = offset + len(read.data)
+        done_bytes += read.zeros_before_bytes + len(read.data)
+        ctx.observe(Advanced(read.zeros_before_bytes + len(read.data), len(read.data)))
 
-    await read_point_disk(disk, ctx.hashing, take)
+    await read_point_disk(disk, ctx.hashing, write)
     ctx.observe(Advanced(disk.state.size_bytes - done_bytes))
     return written_bytes

@@ -194,21 +194,21 @@ async def _verify_seen_through_logs(opened: OpenedReplica, state: DiskState, fou
     done_bytes = 0
     by_file: dict[str, list[int]] = {}
 
-    async def take(read: ReadRun) -> None:
+    async def look(read: ReadRun) -> None:
         nonlocal done_bytes
         found.read_bytes += len(read.data)
-        by_file.setdefault(read.run.file.path, []).extend(read.damaged)
-        end = read.run.first * disk.manifest.chunk_bytes + len(read.data)
-        ctx.observe(Advanced(end - done_bytes))
-        done_bytes = end
+        if read.damaged:
+            by_file.setdefault(read.run.file.path, []).extend(read.damaged)
+        done_bytes += read.zeros_before_bytes + len(read.data)
+        ctx.observe(Advanced(read.zeros_before_bytes + len(read.data)))
 
     async with disk:
-        await read_point_disk(disk, ctx.hashing, take)
+        await read_point_disk(disk, ctx.hashing, look)
     ctx.observe(Advanced(state.size_bytes - done_bytes))
-    for path, chunks in by_file.items():
-        if chunks:
-            reason = _named(tuple(chunks), disk.manifest)
-            found.damages.append(Damage(Part.DISK, path, reason, f"{state.path} of point {number}", tuple(chunks)))
+    for path, damaged in sorted(by_file.items(), key=lambda item: min(item[1])):
+        chunks = tuple(sorted(damaged))
+        costs = f"{state.path} of point {number}"
+        found.damages.append(Damage(Part.DISK, path, _named(chunks, disk.manifest), costs, chunks))
 
 
 async def _verify_point(opened: OpenedReplica, ctx: Context) -> Verification:
