@@ -1,7 +1,8 @@
 """The shape of the configuration file, in pydantic. Nothing outside this room sees these models.
 
 Each leaf has one function of `values` that reads it, so that every complaint is ours, and a JSON Schema that
-describes what people type. What two keys must be to each other is in `rules`.
+describes what people type; the texts below keys become its descriptions (see `schema`). What two keys must be to each
+other is in `rules`.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ Glob = Annotated[str, *_reads(values.glob, _text(values.GLOB_PATTERN, "*.vhdx"))
 
 
 class _Group(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
 
 
 class ServerGroup(_Group):
