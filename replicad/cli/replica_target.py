@@ -52,10 +52,8 @@ def find_target(vm: str | None, replica: str | None, config: Path | None) -> Rep
         return ReplicaTarget(settings, None, share, vm_dir)
     if vm is None:
         raise click.UsageError("say which virtual machine: its name, or --replica SHARE/VM")
-    from replicad.service.machines import find_machine
-
     settings = load_configuration(config)
-    machine = find_machine(settings, vm)
+    machine = settings.machine(vm)
     return ReplicaTarget(settings, machine, machine.replica, machine.name)
 
 
@@ -94,9 +92,9 @@ async def open_target(
 ) -> AsyncIterator[OpenTarget]:
     """Connect to the target's share for as long as the context lasts. DivergedError if the replica there is that of
     another virtual machine than the configured one."""
+    from replicad.replica.directory import check_is_replica_of
     from replicad.service.compose import Shares
     from replicad.service.surroundings import surroundings
-    from replicad.workflows.opening import check_is_replica_of
 
     state_dir = target.settings.state_dir if target.settings and target.machine else None
     async with surroundings(state_dir, observe) as ctx, Shares(target.settings, credentials, observe) as shares:

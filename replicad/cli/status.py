@@ -29,12 +29,10 @@ _AT_ONCE = 8
 @json_option
 def command(vm: str | None, config: Path | None, as_json: bool) -> None:
     """Tell the state, health and lag of VM, or of all virtual machines, from what their replicas show."""
-    from replicad.service.machines import find_machine
-
     from .run_async import run_async
 
     settings = load_configuration(config)
-    machines = [find_machine(settings, vm)] if vm else list(settings.virtual_machines.values())
+    machines = [settings.machine(vm)] if vm else list(settings.virtual_machines.values())
     rows = run_async(_look(settings, machines, nobody))
     if as_json:
         print_json([_facts(*row) for row in rows])
@@ -62,12 +60,11 @@ async def _look(settings: Settings, machines: list[VirtualMachine], observe: Obs
 async def _look_at(machine: VirtualMachine, shares: Shares) -> Row:
     from replicad.model.errors import ReplicadError
     from replicad.model.health import Observation, judge
-    from replicad.service.machines import open_replica_share
     from replicad.service.surroundings import system_clock
     from replicad.workflows.status import Seen, look_at_replica
 
     try:
-        seen = await look_at_replica(await open_replica_share(machine, shares), machine.name)
+        seen = await look_at_replica(await shares.open_replica(machine), machine.name)
     except ReplicadError as error:
         seen = Seen(Observation(error=str(error)))
     return machine, judge(seen.observation, machine.every_s, system_clock().now()), seen

@@ -28,13 +28,11 @@ if TYPE_CHECKING:
 @standalone_option
 def command(vm: str, resync: bool, dry_run: bool, config: Path | None, as_json: bool, standalone: bool) -> None:
     """Bring the replica of VM up to date and commit a recovery point."""
-    from replicad.service.machines import find_machine
-
     from .progress import showing_progress
     from .run_async import run_async
 
     settings = load_configuration(config)
-    machine = find_machine(settings, vm)
+    machine = settings.machine(vm)
     if not standalone:
         say_working_here()
     with showing_progress() as observe:

@@ -65,14 +65,15 @@ def command(
 async def _verify(
     target: ReplicaTarget, number: int | None, repair: bool, credentials: OneOffCredentials | None, observe: Observer
 ) -> Verification:
-    from replicad.service.machines import open_source
-    from replicad.workflows.repair import verify_and_repair
-    from replicad.workflows.verify import verify
-
     async with open_target(target, credentials, observe) as opened:
         if repair and target.machine is not None:
+            from replicad.service.machines import open_source
+            from replicad.workflows.repair import verify_and_repair
+
             source = await open_source(target.machine, opened.shares, opened.context.clock)
             return await verify_and_repair(opened.share, target.vm_dir, source, opened.context)
+        from replicad.workflows.verify import verify
+
         return await verify(opened.share, target.vm_dir, number, opened.context)
 
 

@@ -80,6 +80,16 @@ async def require_replica(share: Share, vm_dir: str) -> Replica:
     return replica
 
 
+async def check_is_replica_of(share: Share, vm_dir: str, vm: str) -> None:
+    """DivergedError if there is a replica in `vm_dir` and it is that of another virtual machine."""
+    replica = await open_replica(share, vm_dir)
+    if replica is not None and replica.record.vm != vm:
+        raise DivergedError(
+            "use", replica.name, f"it is the replica of the virtual machine '{replica.record.vm}', not of '{vm}'",
+            "To use it all the same, name it with --replica.",
+        )  # fmt: skip
+
+
 async def make_durable_dir(share: Share, path: str) -> None:
     """Make a directory and those above it; on return the names of all of them are durable."""
     await share.make_dir(path)

@@ -11,7 +11,7 @@ from replicad.model.address import Address, LocalAddress, SmbAddress
 from replicad.model.errors import ConfigError
 from replicad.model.names import folded
 from replicad.model.progress import Observer, Warned, nobody
-from replicad.settings import Server, Settings
+from replicad.settings import Server, Settings, VirtualMachine
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,6 +75,10 @@ class Shares:
             local = await self._open_local(address)
             return self._limited(local, vm) if replica else local
         return self._limited(await self._open_smb(address), vm)
+
+    async def open_replica(self, machine: VirtualMachine) -> Share:
+        """The share under which a configured machine's replica lies; raises as `open`."""
+        return await self.open(machine.replica, vm=machine.name, replica=True)
 
     async def close(self) -> None:
         """Close every share and connection."""

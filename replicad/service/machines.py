@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replicad.model.clock import Clock
-from replicad.model.errors import NotFoundError
 from replicad.replica.layout import check_disk_path
-from replicad.settings import Settings, VirtualMachine
+from replicad.settings import VirtualMachine
 from replicad.storage.port import Share
 from replicad.tracking.held import HeldSource
 from replicad.tracking.port import ChangeSource
@@ -26,18 +25,6 @@ class Machine:
     replica: Share
 
 
-def find_machine(settings: Settings, name: str) -> VirtualMachine:
-    """The VM's settings; NotFoundError that lists the names there are."""
-    machine = settings.virtual_machines.get(name)
-    if machine is None:
-        names = ", ".join(sorted(settings.virtual_machines)) or "none"
-        raise NotFoundError(
-            "find", f"virtual machine {name!r} in {settings.file}", f"the configured ones are: {names}",
-            "Check the name, or add it under 'virtual_machines:'.",
-        )  # fmt: skip
-    return machine
-
-
 async def open_source(settings: VirtualMachine, shares: Shares, clock: Clock) -> ChangeSource:
     """Where the VM's disks come from, by its consistency method."""
     share = await shares.open(settings.source, vm=settings.name)
@@ -46,13 +33,8 @@ async def open_source(settings: VirtualMachine, shares: Shares, clock: Clock) ->
     return HeldSource(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, clock)
 
 
-async def open_replica_share(settings: VirtualMachine, shares: Shares) -> Share:
-    """The share under which the VM's replica lies. Raises what connecting raises."""
-    return await shares.open(settings.replica, vm=settings.name, replica=True)
-
-
 async def open_machine(settings: VirtualMachine, shares: Shares, clock: Clock, *, resync: bool = False) -> Machine:
     """Open both of the VM's shares. Raises what connecting raises."""
     job = ReplicationJob(settings.name, str(settings.source), settings.chunk_size_bytes, resync)
     source = await open_source(settings, shares, clock)
-    return Machine(job, source, await open_replica_share(settings, shares))
+    return Machine(job, source, await shares.open_replica(settings))

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from replicad.model.address import Address
+from replicad.model.errors import NotFoundError
 from replicad.model.names import folded
 from replicad.model.timetable import Timetable
 
@@ -103,3 +104,14 @@ class Settings:
     def server(self, name: str) -> Server | None:
         """The server by the name in an address, without regard to case; None if it is not described."""
         return next((s for s in self.servers.values() if folded(s.name) == folded(name)), None)
+
+    def machine(self, name: str) -> VirtualMachine:
+        """The virtual machine of this name; NotFoundError that lists the names there are."""
+        machine = self.virtual_machines.get(name)
+        if machine is None:
+            names = ", ".join(sorted(self.virtual_machines)) or "none"
+            raise NotFoundError(
+                "find", f"virtual machine {name!r} in {self.file}", f"the configured ones are: {names}",
+                "Check the name, or add it under 'virtual_machines:'.",
+            )  # fmt: skip
+        return machine

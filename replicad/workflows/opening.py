@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
-from replicad.model.errors import AccessDeniedError, DivergedError, IntegrityError, NotFoundError, OutOfSpaceError
+from replicad.model.errors import AccessDeniedError, IntegrityError, NotFoundError, OutOfSpaceError
 from replicad.model.points import RecoveryPoint
 from replicad.model.progress import Warned
-from replicad.replica.directory import Numbers, Replica, open_replica, require_replica
+from replicad.replica.directory import Numbers, Replica, require_replica
 from replicad.replica.layout import Layout
 from replicad.replica.recovery import recover
 from replicad.replica.view import points_from
@@ -37,16 +37,6 @@ class OpenedReplica:
     def point(self) -> RecoveryPoint:
         """The wanted point."""
         return self.points[0]
-
-
-async def check_is_replica_of(share: Share, vm_dir: str, vm: str) -> None:
-    """DivergedError if there is a replica in `vm_dir` and it is that of another virtual machine."""
-    replica = await open_replica(share, vm_dir)
-    if replica is not None and replica.record.vm != vm:
-        raise DivergedError(
-            "use", replica.name, f"it is the replica of the virtual machine '{replica.record.vm}', not of '{vm}'",
-            "To use it all the same, name it with --replica.",
-        )  # fmt: skip
 
 
 @asynccontextmanager

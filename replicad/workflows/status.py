@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from replicad.model.errors import ReplicadError
 from replicad.model.health import Observation
 from replicad.model.points import RecoveryPoint
-from replicad.replica.directory import list_numbers, open_replica, read_point
+from replicad.replica.directory import check_is_replica_of, list_numbers, open_replica, read_point
 from replicad.replica.layout import Layout
 from replicad.storage.port import Share
-
-from .opening import check_is_replica_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from replicad.cli.demo.samba import PrivateSamba
 from replicad.model.progress import nobody
 from replicad.service.bandwidth import BandwidthLimits
 from replicad.service.compose import Shares
-from replicad.service.machines import find_machine, open_machine
+from replicad.service.machines import open_machine
 from replicad.service.surroundings import surroundings
 from replicad.settings import Settings, load_settings
 from replicad.settings.timetable import parse_timetable
@@ -158,7 +158,7 @@ def test_a_replica_in_a_local_directory_is_limited_as_well(room: Path) -> None:
 
 
 def _with_bandwidth(settings: Settings, text: str) -> Settings:
-    machine = replace(find_machine(settings, VM), bandwidth=parse_timetable(text))
+    machine = replace(settings.machine(VM), bandwidth=parse_timetable(text))
     return replace(settings, virtual_machines=MappingProxyType({VM: machine}))
 
 
@@ -178,7 +178,7 @@ async def test_another_configuration_changes_the_rate_of_a_cycle_that_is_running
 
         async def cycle() -> float:
             async with surroundings(None, nobody) as ctx, Shares(slow, limits=limits) as shares:
-                opened = await open_machine(find_machine(slow, VM), shares, ctx.clock)
+                opened = await open_machine(slow.machine(VM), shares, ctx.clock)
                 await replicate(opened.job, opened.source, opened.replica, ctx)
             return time.monotonic()
 

@@ -18,6 +18,7 @@ import pytest
 from replicad import __version__
 from replicad.cli.main import VERBS, main
 from replicad.model import errors
+from tests.support.vhdx_builder import MIB, Spec, build
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
@@ -72,14 +73,60 @@ def test_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"replicad {__version__}\n"
 
 
+def _loaded_by(*arguments: str, environ: dict[str, str] | None = None) -> set[str]:
+    """The modules that are there after a command has succeeded."""
+    script = "import sys; from replicad.cli.main import main; assert main() == 0; print('\\n' + ' '.join(sys.modules))"
+    out = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True, text=True, timeout=60, check=True, cwd=ROOT, env={**os.environ, **(environ or {})},
+    ).stdout  # fmt: skip
+    return set(out.splitlines()[-1].split())
+
+
+def _with_parents(names: set[str]) -> set[str]:
+    return {name.rsplit(".", n)[0] for name in names for n in range(name.count(".") + 1)}
+
+
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in VERBS)], ids=" ".join)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
-    script = "import sys; from replicad.cli.main import main; main(sys.argv[1:]); print('\\n' + ' '.join(sys.modules))"
-    out = subprocess.run(
-        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
-    ).stdout
-    loaded = {name.partition(".")[0] for name in out.splitlines()[-1].split()}
-    assert loaded & HEAVY == set()
+    assert _with_parents(_loaded_by(*arguments)) & HEAVY == set()
+
+
+@pytest.fixture
+def local_machine(tmp_path: Path) -> dict[str, str]:
+    """The environment of commands about one VM, `웹`, whose disk was replicated once from one directory to another."""
+    for name in ("원본", "사본"):
+        (tmp_path / name).mkdir()
+    build(Spec(virtual_size=16 * MIB)).save(tmp_path / "원본" / "디스크.vhdx")
+    config = tmp_path / "replicad.yaml"
+    config.write_text(
+        f"state_dir: {tmp_path}/state\nvirtual_machines:\n"
+        f"  웹: {{source: '{tmp_path}/원본', replica: '{tmp_path}/사본'}}\n"
+    )
+    assert main(["sync", "웹", "--config", str(config)]) == 0
+    return {"REPLICAD_CONFIG": str(config)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "too_much"),
+    [
+        (["check-config"], {"asyncio", "replicad.replica", "replicad.storage"}),
+        (["status"], {"replicad.replica.recovery", "replicad.replica.view"}),
+        (["points", "웹"], {"replicad.replica.recovery", "replicad.replica.view"}),
+        (["restore", "웹", "--to", "되살린 것"], {"replicad.replica.cycle"}),
+        (["verify", "웹"], {"replicad.workflows.repair"}),
+        (["sync", "웹"], {"replicad.workflows.restore"}),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_verbs_import_only_what_they_need(
+    arguments: list[str], too_much: set[str], local_machine: dict[str, str], tmp_path: Path
+) -> None:
+    if arguments[0] != "sync":
+        too_much = too_much | {"replicad.tracking", "replicad.vhdx", "replicad.workflows.replicate"}
+    arguments = [str(tmp_path / word) if word == "되살린 것" else word for word in arguments]
+    loaded = _with_parents(_loaded_by(*arguments, environ=local_machine))
+    assert loaded & (too_much | {"cryptography", "smbprotocol", "spnego", "rich"}) == set()
 
 
 def test_help_starts_quickly() -> None:
