@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -13,7 +14,12 @@ T = TypeVar("T")
 def run_async(work: Coroutine[Any, Any, T]) -> T:
     """The result of `work`. SIGINT and SIGTERM cancel it; when it has cleaned up KeyboardInterrupt or CancelledError
     is raised (both end in exit code 130). A second signal does not wait for the cleaning up.
+
+    If garbage collection was disabled for the start, it begins here, with what was made before left out of it.
     """
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
     with asyncio.Runner() as runner:
         return runner.run(_cancelled_by_sigterm(work))
 

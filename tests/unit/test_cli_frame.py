@@ -306,6 +306,38 @@ def test_output_that_cannot_be_written_is_an_error() -> None:
     assert (done.returncode, done.stderr) == (1, "replicad: cannot write the output: No space left on device\n")
 
 
+TELLS_OF_GARBAGE = """
+import gc, sys, types, click
+from replicad.cli.main import VERBS, main
+from replicad.cli.run_async import run_async
+
+async def work():
+    print("at work", gc.isenabled(), gc.get_freeze_count() > 0)
+
+@click.command("try")
+def command():
+    print("at the start", gc.isenabled(), gc.get_freeze_count() > 0)
+    run_async(work())
+
+sys.modules["verb"] = types.SimpleNamespace(command=command)
+VERBS["try"] = ("verb", "Try.")
+sys.argv[1:] = ["try"]
+main(*ARGUMENTS)
+"""
+
+
+@pytest.mark.parametrize(
+    ("called_with", "told"),
+    [("[]", "at the start False False\nat work True True\n"),
+     ("[['try']]", "at the start True False\nat work True False\n")],
+    ids=["as a program", "by a program"],
+)  # fmt: skip
+def test_garbage_is_collected_only_at_work_when_the_command_is_the_whole_process(called_with: str, told: str) -> None:
+    script = TELLS_OF_GARBAGE.replace("ARGUMENTS", called_with)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, told, "")
+
+
 WAITS = """
 import asyncio, sys, types, click
 from replicad.cli.main import VERBS, main
