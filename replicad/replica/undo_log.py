@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from replicad.model.chunks import chunk_length
 from replicad.model.errors import IntegrityError
 from replicad.model.manifest import HASH_BYTES, ZERO_HASH
 from replicad.model.points import UndoReference
@@ -296,18 +295,3 @@ async def read_hash(file: ShareFile, offset: int, length: int, seed: int) -> byt
     if await file.read_into(buffer, offset) != length:
         return None
     return hash_chunk(buffer, seed)
-
-
-async def damaged_entries(file: ShareFile, index: UndoIndex, seed: int) -> list[int]:
-    """The chunks whose old bytes in a log are not what their hashes say, and those beside which bytes are that nobody
-    wrote."""
-    header, damaged_chunks = index.header, []
-    for place, chunk in enumerate(index.chunks):
-        if index.positions[place] == 0:
-            continue
-        length = chunk_length(chunk, header.previous_size_bytes, header.chunk_bytes)
-        buffer = bytearray(-(-length // BLOCK_BYTES) * BLOCK_BYTES)
-        await file.read_into(buffer, index.positions[place])
-        if hash_chunk(memoryview(buffer)[:length], seed) != index.hash_at(place) or any(buffer[length:]):
-            damaged_chunks.append(chunk)
-    return damaged_chunks

@@ -1,4 +1,4 @@
-"""Reading a disk of a point, several runs of chunks at a time, each chunk held against its hash."""
+"""Reading what a replica holds, several runs of chunks at a time, each chunk held against its hash."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from replicad.model.errors import IntegrityError
 from replicad.model.manifest import HASH_BYTES, Manifest
@@ -13,10 +14,12 @@ from replicad.replica.hashing import hash_chunks
 from replicad.replica.view import ChunkRun, PointDisk
 from replicad.storage.together import first_error
 
-_RUN_BYTES = 4 * 1024 * 1024
+RUN_BYTES = 4 * 1024 * 1024
 """A run takes three hops to a thread and back; for 1 MiB they cost more than the hashing."""
 _RUNS_AT_ONCE = 4
 """While one is hashed and one is used, two are on their way."""
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,53 +42,67 @@ async def read_point_disk(disk: PointDisk, hashing: Executor, use: Callable[[Rea
     IntegrityError no other run begins, and those under way come to their end: what is raised is the error of the run
     that comes first on the disk. Any other error, or being cancelled, ends all of them at once.
     """
-    loop = asyncio.get_running_loop()
-    runs = _with_zeros_before(disk)
-    buffer_bytes = min(max(_RUN_BYTES, disk.manifest.chunk_bytes), disk.manifest.size_bytes)
+    loop, chunk_bytes = asyncio.get_running_loop(), disk.manifest.chunk_bytes
     damages: list[tuple[int, IntegrityError]] = []
 
-    async def work() -> None:
-        buffer: memoryview | None = None
-        for run, zeros_before_bytes in runs:
-            buffer = buffer if buffer is not None else memoryview(bytearray(buffer_bytes))
-            data = buffer[: disk.run_bytes(run)]
-            try:
-                await disk.read(run, data)
-                damaged = await loop.run_in_executor(hashing, damaged_chunks, data, run.first, disk.manifest, disk.seed)
-                await use(ReadRun(run, data, damaged, zeros_before_bytes))
-            except IntegrityError as error:
-                damages.append((run.first, error))
+    def runs() -> Iterator[tuple[ChunkRun, int]]:
+        end = 0
+        for run in disk.runs(RUN_BYTES):
             if damages:
                 return
+            yield run, (run.first - end) * chunk_bytes
+            end = run.first + run.count
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in range(_RUNS_AT_ONCE):
-                group.create_task(work())
-    except BaseExceptionGroup as errors:
-        raise first_error(errors) from None
+    async def read(item: tuple[ChunkRun, int], buffer: memoryview) -> None:
+        run, zeros_before_bytes = item
+        data = buffer[: disk.run_bytes(run)]
+        try:
+            await disk.read(run, data)
+            damaged = await loop.run_in_executor(hashing, damaged_chunks, data, run.first, disk.manifest, disk.seed)
+            await use(ReadRun(run, data, damaged, zeros_before_bytes))
+        except IntegrityError as error:
+            damages.append((run.first, error))
+
+    await each_in_a_buffer(read, runs(), min(max(RUN_BYTES, chunk_bytes), disk.manifest.size_bytes))
     if damages:
         raise min(damages, key=lambda damage: damage[0])[1]
 
 
-def _with_zeros_before(disk: PointDisk) -> Iterator[tuple[ChunkRun, int]]:
-    end = 0
-    for run in disk.runs(_RUN_BYTES):
-        yield run, (run.first - end) * disk.manifest.chunk_bytes
-        end = run.first + run.count
+async def each_in_a_buffer(
+    work: Callable[[Item, memoryview], Awaitable[None]], items: Iterator[Item], buffer_bytes: int
+) -> None:
+    """Await `work` for all items, begun in their order, 4 at a time, each with a buffer of its own until it returns.
+
+    When one fails the others are cancelled and awaited, and its error is raised, not a group.
+    """
+
+    async def work_on() -> None:
+        buffer: memoryview | None = None
+        for item in items:
+            buffer = buffer if buffer is not None else memoryview(bytearray(buffer_bytes))
+            await work(item, buffer)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_RUNS_AT_ONCE):
+                group.create_task(work_on())
+    except BaseExceptionGroup as errors:
+        raise first_error(errors) from None
+
+
+def differing(found: bytes, wanted: bytes | bytearray) -> tuple[int, ...]:
+    """The places of wanted hashes at which others, or none, were found."""
+    if found == wanted:
+        return ()
+    starts = range(0, len(wanted), HASH_BYTES)
+    return tuple(s // HASH_BYTES for s in starts if found[s : s + HASH_BYTES] != wanted[s : s + HASH_BYTES])
 
 
 def damaged_chunks(data: memoryview, first: int, manifest: Manifest, seed: int) -> tuple[int, ...]:
     """Which of the chunks from `first` on do not have the bytes that a manifest says."""
     found = hash_chunks(data, manifest.chunk_bytes, seed)
-    wanted = manifest.hashes(first, len(found) // HASH_BYTES)
-    if found == wanted:
-        return ()
-    return tuple(
-        first + start // HASH_BYTES
-        for start in range(0, len(found), HASH_BYTES)
-        if found[start : start + HASH_BYTES] != wanted[start : start + HASH_BYTES]
-    )
+    places = differing(found, manifest.hashes(first, len(found) // HASH_BYTES))
+    return tuple(first + place for place in places)
 
 
 def damage_error(disk: PointDisk, run: ChunkRun, index: int, point: int) -> IntegrityError:

@@ -12,7 +12,7 @@ from replicad.model.progress import Advanced, PhaseStarted
 from replicad.replica.directory import Replica, read_cycle, read_point
 from replicad.replica.manifest_file import manifest_digest, read_manifest
 from replicad.replica.recovery_text import recovery_text
-from replicad.replica.undo_log import damaged_entries, index_undo_log
+from replicad.replica.undo_log import index_undo_log
 from replicad.replica.view import manifest_before, open_point_disk
 from replicad.storage.documents import read_whole
 from replicad.storage.port import OpenMode, Share
@@ -22,6 +22,7 @@ from .opening import OpenedReplica, opened_replica
 from .reading import ReadRun, read_point_disk
 from .resync import hash_file
 from .scan import Hashing
+from .undo_check import damaged_entries
 
 _MAX_TEXT_BYTES = 64 * 1024
 
@@ -237,7 +238,7 @@ async def _verify_undo_logs(
             try:
                 async with await replica.share.open(path, OpenMode.READ) as file:
                     index = await index_undo_log(file, path, disk.undo)
-                    damaged = await damaged_entries(file, index, replica.seed)
+                    damaged = await damaged_entries(file, index, replica.seed, ctx.hashing)
                 manifest = manifest_before(index, manifest, path) if manifest is not None else None
             except (IntegrityError, NotFoundError) as error:
                 found.damages.append(Damage(Part.UNDO_LOG, path, error.answer, costs))
