@@ -96,8 +96,8 @@ async def open_target(
     from replicad.service.compose import Shares
     from replicad.service.surroundings import surroundings
 
-    state_dir = target.settings.state_dir if target.settings and target.machine else None
-    async with surroundings(state_dir, observe) as ctx, Shares(target.settings, credentials, observe) as shares:
+    # What is kept on this host only helps to replicate.
+    async with surroundings(None, observe) as ctx, Shares(target.settings, credentials, observe) as shares:
         share = await shares.open(target.share, vm=target.vm, replica=True)
         if target.machine is not None:
             await check_is_replica_of(share, target.vm_dir, target.machine.name)

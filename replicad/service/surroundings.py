@@ -37,7 +37,9 @@ async def surroundings(state_dir: Path | None, observe: Observer) -> AsyncIterat
     """
     threads = min(_MOST_HASHING_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads, "hashing") as hashing:
-        cache = await asyncio.get_running_loop().run_in_executor(hashing, _prepare_cache, state_dir, observe)
+        cache = None
+        if state_dir is not None:
+            cache = await asyncio.get_running_loop().run_in_executor(hashing, _prepare_cache, state_dir, observe)
         try:
             yield Context(
                 clock=system_clock(),
@@ -54,11 +56,9 @@ async def surroundings(state_dir: Path | None, observe: Observer) -> AsyncIterat
                 await cache.close()
 
 
-def _prepare_cache(state_dir: Path | None, observe: Observer) -> Share | None:
+def _prepare_cache(state_dir: Path, observe: Observer) -> Share | None:
     from replicad.storage.local import LocalShare
 
-    if state_dir is None:
-        return None
     path = state_dir / "cache"
     try:
         path.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import Manifest, ManifestEdit
@@ -10,13 +11,15 @@ from replicad.model.names import path_on
 from replicad.model.points import DiskState
 from replicad.model.progress import PhaseStarted, Warned
 from replicad.replica.directory import Replica
-from replicad.replica.disk_update import DiskUpdate
 from replicad.replica.undo_log import index_undo_log
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, ShareFile
 
 from .context import Context
 from .scan import Block, Gap, Hashing, scan
+
+if TYPE_CHECKING:
+    from replicad.replica.disk_update import DiskUpdate
 
 _RESYNC_HINT = "Run 'replicad sync --resync': it reads both sides and makes the replica right again."
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from importlib import import_module
 from pathlib import Path
+from shutil import rmtree
 from types import ModuleType
 
 import click
@@ -114,7 +115,7 @@ def local_machine(tmp_path: Path) -> dict[str, str]:
         (["status"], {"replicad.replica.recovery", "replicad.replica.view"}),
         (["points", "웹"], {"replicad.replica.recovery", "replicad.replica.view"}),
         (["restore", "웹", "--to", "되살린 것"], {"replicad.replica.cycle"}),
-        (["verify", "웹"], {"replicad.workflows.repair"}),
+        (["verify", "웹"], {"replicad.replica.disk_update", "replicad.workflows.repair"}),
         (["sync", "웹"], {"replicad.workflows.restore"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -127,6 +128,19 @@ def test_verbs_import_only_what_they_need(
     arguments = [str(tmp_path / word) if word == "되살린 것" else word for word in arguments]
     loaded = _with_parents(_loaded_by(*arguments, environ=local_machine))
     assert loaded & (too_much | {"cryptography", "smbprotocol", "spnego", "rich"}) == set()
+
+
+def test_verbs_that_do_not_replicate_leave_nothing_on_this_host(local_machine: dict[str, str], tmp_path: Path) -> None:
+    rmtree(tmp_path / "state")
+    config = local_machine["REPLICAD_CONFIG"]
+    for verb in (
+        ["status"],
+        ["points", "웹"],
+        ["verify", "웹"],
+        ["restore", "웹", "--to", str(tmp_path / "되살린 것")],
+    ):
+        assert main([*verb, "--config", config]) == 0
+        assert not (tmp_path / "state").exists(), verb
 
 
 def test_help_starts_quickly() -> None:
