@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import socket
-import threading
 import time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -26,7 +25,8 @@ from .data.channel import DataChannel, Keys
 from .data.protect import Sealing, Signing
 from .endpoint import Endpoint
 from .failures import ConnectionLostError, NoAnswerError, NotProtectedError, clause_of
-from .transport import Transport
+from .fate import Fate
+from .transport import SocketAddress, Transport
 
 if TYPE_CHECKING:
     from _collections_abc import dict_values
@@ -38,6 +38,7 @@ logging.getLogger("spnego").setLevel(logging.CRITICAL + 1)
 
 CREDIT_TARGET = 512
 """Credits to ask for: 32 MiB in flight."""
+_ENDED = "the server closed the connection"
 UNSOLICITED = 0xFFFF_FFFF_FFFF_FFFF
 """The message id of what a server sends unasked: oplock and lease breaks (MS-SMB2 §2.2.23)."""
 
@@ -73,8 +74,8 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         self.timeout_s = endpoint.connect_timeout_s
         """For the answer to a request that names no time of its own."""
         self._previous_session_id = previous_session_id
-        self._condemned = threading.Lock()
-        self._reason = ""
+        self._fate = Fate()
+        self._fate.join(self._shut_down)
 
     @property
     def transport(self) -> Transport:
@@ -91,18 +92,30 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         return self._wire.sent_bytes, self._wire.received_bytes
 
     @property
+    def address(self) -> SocketAddress:
+        """Where the server is. OSError if the connection has ended."""
+        return self._wire.address
+
+    @property
     def condemned(self) -> str:
         """A clause that says why the connection is of no more use; empty while it is."""
-        if not self._reason and (self._t_exc is not None or not self._wire.connected):
-            self.condemn("the server closed the connection")
-        return self._reason
+        if not self._fate.reason and (self._t_exc is not None or not self._wire.connected):
+            self.condemn(_ENDED)
+        return self._fate.reason
 
     def condemn(self, reason: str) -> None:
-        """Let nobody use the connection again, and wake everybody who waits on it. Never blocks; the first reason
-        counts, unless the receiver knows a better one."""
-        with self._condemned:
-            if not self._reason:
-                self._reason = clause_of(self._t_exc) or reason
+        """Let nobody use the connection again, nor those that it stands or falls with, and wake everybody who waits
+        on them. Never blocks; the first reason counts, unless the receiver knows a better one."""
+        self._fate.seal(clause_of(self._t_exc) or reason)
+
+    def stand_or_fall_with(self, other: Connection) -> None:
+        """From now on the loss of one is the loss of both. To be called before anybody depends on this one."""
+        own, self._fate = self._fate, other._fate
+        self._fate.join(self._shut_down)
+        if own.reason:
+            self.condemn(own.reason)
+
+    def _shut_down(self) -> None:
         # The socket comes first: a sender that is blocked in it holds the lock that a disconnect wants.
         self._wire.shut_down()
         self.sequence_window.close()
@@ -238,10 +251,11 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
             raise self._lost()
 
     def _process_message_thread(self) -> None:
-        """As smbprotocol's, and in the end the data channel is told."""
+        """As smbprotocol's, and in the end the connection is condemned before the data channel is told."""
         try:
             super()._process_message_thread()
         finally:
+            self.condemn(_ENDED)
             self.channel.end()
 
     def _encrypt(self, b_data: bytes, session: Any) -> bytes:

@@ -140,6 +140,11 @@ class Transport:
         self.sent_bytes = 0
         self.received_bytes = 0
 
+    @property
+    def address(self) -> SocketAddress:
+        """The other end. OSError if the connection has ended."""
+        return self._sock.family, self._sock.getpeername()
+
     def connect(self) -> None:
         """Nothing: it is connected already."""
 
