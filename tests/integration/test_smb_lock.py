@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from replicad.cli.demo.samba import PrivateSamba
+from replicad.model.address import SmbAddress
 from replicad.model.errors import LockedError, NotFoundError, UnreachableError
 from replicad.service.this_host import this_process_holder
 from replicad.storage.holder import decode, encode
 from replicad.storage.port import LockHolder, OpenMode
-from replicad.storage.smb.lock import UNKNOWN_HOLDER
-from tests.support.files import put
-from tests.support.samba import ENCRYPTED, SambaDirectory, open_share
+from replicad.storage.processes import start_of_process
+from replicad.storage.smb.bundle import Bundle
+from replicad.storage.smb.lock import EXTRA_SESSIONS, UNKNOWN_HOLDER, SmbLock, sessions_of
+from tests.support.files import HOLDER, put
+from tests.support.samba import ENCRYPTED, PLAIN, SambaDirectory, open_share, pids_serving, running_samba
 from tests.support.smb_relay import smb_relay
 
 pytestmark = pytest.mark.samba
 
 LOCK = "웹 01/replica.lock"
+MIB = 1 << 20
 HOLDING = """
 import asyncio, sys
 from datetime import UTC, datetime
@@ -34,18 +40,37 @@ from replicad.service.this_host import this_process_holder
 from replicad.storage.port import OpenMode
 from replicad.storage.smb import Endpoint, SmbPool
 
-async def main(host, port, user, share, directory, lock):
+async def main(host, port, user, share, directory, lock, writing):
+    typed = sys.stdin.readline().strip()
     async def password():
-        return sys.stdin.readline().strip()
+        return typed
     pool = SmbPool({"nas": Endpoint("nas", host, int(port), user, password)})
     where = await pool.share(SmbAddress("nas", share, directory))
     held = await where.lock(lock, this_process_holder(datetime.now(UTC)))
     writer = await where.open("disk", OpenMode.WRITE)
+    if writing:
+        await asyncio.gather(*(write_on(writer, number) for number in range(4)))
     print("held", flush=True)
     await asyncio.sleep(600)
 
+async def write_on(file, number):
+    data = b"dead" * (1 << 20)
+    rounds = 0
+    while True:
+        await file.write(data, number * len(data))
+        rounds += 1
+        if rounds == 3 and number == 0:
+            print("held", flush=True)
+
 asyncio.run(main(*sys.argv[1:]))
 """
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Wait for something that another process does."""
+    async with asyncio.timeout(10):
+        while not true():  # noqa: ASYNC110 - nobody there could set an event
+            await asyncio.sleep(0.001)
 
 
 def me() -> LockHolder:
@@ -54,13 +79,13 @@ def me() -> LockHolder:
 
 @asynccontextmanager
 async def holding_elsewhere(
-    samba: SambaDirectory, share: str, port: int = 0
+    samba: SambaDirectory, share: str, port: int = 0, *, writing: bool = False
 ) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Another process that holds the lock, and has `disk` open for writing."""
+    """Another process that holds the lock, and has `disk` open for writing or is at it: 16 MiB, again and again."""
     address = samba.address(share)
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", HOLDING, samba.server.host, str(port or samba.server.port), samba.server.username,
-        share, address.path, LOCK,
+        share, address.path, LOCK, "writing" if writing else "",
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )  # fmt: skip
     assert process.stdin is not None
@@ -115,6 +140,59 @@ async def test_a_lock_is_taken_over_from_a_dead_process_of_this_host_that_the_se
                 # The dead process's other files went with its session: nobody writes the disk any more.
                 await (await share.open("disk", OpenMode.HOLD)).close()
                 relay.thaw()
+                await lock.check()
+
+
+@asynccontextmanager
+async def holding_on_two_connections(server: PrivateSamba) -> AsyncIterator[tuple[Bundle, int, int]]:
+    """Somebody else holds `replica.lock`: the connections, and the processes of the server that serve them."""
+    async with open_share(server, SmbAddress("nas", PLAIN)) as share:
+        await share.lock("replica.lock", replace(HOLDER, host="elsewhere"))
+        bundle = await share.bundle()
+        ports = [link.connection.transport._sock.getsockname()[1] for link in bundle.links]
+        (main_pid,), (extra_pid,) = (pids_serving(server, [port]) for port in ports)
+        assert main_pid != extra_pid
+        try:
+            yield bundle, main_pid, extra_pid
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(extra_pid, signal.SIGCONT)
+
+
+async def test_a_lock_is_not_free_while_a_further_connection_of_its_killed_holder_is_still_served() -> None:
+    """What came over that one may not have been written yet."""
+    with running_samba() as server:
+        async with (
+            open_share(server, SmbAddress("nas", PLAIN)) as other,
+            holding_on_two_connections(server) as (bundle, main_pid, extra_pid),
+        ):
+            os.kill(extra_pid, signal.SIGSTOP)
+            bundle.discard()  # as the system does to the connections of a process that was killed
+            await until(lambda: start_of_process(main_pid) is None)
+            with pytest.raises(LockedError):
+                await other.lock("replica.lock", HOLDER)
+            os.kill(extra_pid, signal.SIGCONT)
+            async with asyncio.timeout(10), await other.lock("replica.lock", HOLDER) as lock:
+                await lock.check()
+
+
+async def test_a_lock_is_not_free_while_another_process_of_the_server_than_the_one_that_crashed_serves_its_holder() -> (
+    None
+):
+    with running_samba() as server:
+        async with (
+            open_share(server, SmbAddress("nas", PLAIN)) as other,
+            holding_on_two_connections(server) as (bundle, main_pid, extra_pid),
+        ):
+            os.kill(extra_pid, signal.SIGSTOP)  # so that it does not hear that its client gives up
+            os.kill(main_pid, signal.SIGKILL)
+            await until(lambda: bool(bundle.condemned))
+            await until(lambda: start_of_process(main_pid) is None)
+            assert (server.share_directory(PLAIN) / "replica.lock").exists()
+            with pytest.raises(LockedError):
+                await other.lock("replica.lock", HOLDER)
+            os.kill(extra_pid, signal.SIGCONT)
+            async with asyncio.timeout(10), await other.lock("replica.lock", HOLDER) as lock:
                 await lock.check()
 
 
@@ -182,12 +260,21 @@ async def test_a_holder_that_wrote_nothing_is_still_a_holder(samba: SambaDirecto
             await other.lock("replica.lock", me())
 
 
-async def test_the_lock_file_names_the_session_so_that_it_can_be_ended(samba: SambaDirectory) -> None:
-    async with open_share(samba.server, samba.address()) as share:
+@pytest.mark.parametrize("connections", [1, 2, 8])
+async def test_the_lock_file_names_the_sessions_so_that_they_can_be_ended(
+    samba: SambaDirectory, connections: int
+) -> None:
+    async with open_share(samba.server, samba.address(), connections=connections) as share:
         holder = me()
         async with await share.lock("replica.lock", holder):
             written = decode((samba.path / "replica.lock").read_bytes())
-            assert written == replace(holder, session_id=(await share.tree()).link.session_id)
+            assert written is not None
+            links = (await share.bundle()).links
+            assert len({link.session_id for link in links}) == connections
+            assert sessions_of(written) == tuple(link.session_id for link in reversed(links))
+            assert written.session_id == links[0].session_id
+            assert replace(written, session_id=0, extra=holder.extra) == holder
+            assert (EXTRA_SESSIONS in written.extra) == (connections > 1)
         assert not (samba.path / "replica.lock").exists()
 
 
@@ -204,6 +291,50 @@ async def test_a_forged_lock_file_ends_no_session(samba: SambaDirectory) -> None
             await lock.check()
         assert await victim.list("") == []
         assert not (await victim.tree()).link.condemned
+
+
+async def test_a_lock_whose_text_names_sessions_in_a_way_of_its_own_is_never_taken_over(samba: SambaDirectory) -> None:
+    async with (
+        open_share(samba.server, samba.address()) as share,
+        open_share(samba.server, samba.address()) as other,
+        await share.lock("replica.lock", me()) as lock,
+    ):
+        written = decode((samba.path / "replica.lock").read_bytes())
+        assert written is not None
+        for words in ("0", "-1", "1,2", "x", "18446744073709551616", "1 2 3 4 5 6 7 8"):
+            dead = replace(written, pid=1 << 22, extra={**written.extra, EXTRA_SESSIONS: words})
+            (samba.path / "replica.lock").write_bytes(encode(dead))
+            with pytest.raises(LockedError):
+                await other.lock("replica.lock", me())
+            await lock.check()
+
+
+async def test_all_connections_of_a_released_lock_have_given_it_up(samba: SambaDirectory) -> None:
+    async with (
+        open_share(samba.server, samba.address(), connections=4) as share,
+        open_share(samba.server, samba.address()) as other,
+    ):
+        for _ in range(20):
+            await (await share.lock("replica.lock", me())).release()
+            assert not (samba.path / "replica.lock").exists()
+            await (await other.lock("replica.lock", me())).release()
+
+
+async def test_taking_a_lock_that_is_cancelled_leaves_nothing_behind(samba: SambaDirectory) -> None:
+    async with (
+        open_share(samba.server, samba.address(), connections=4) as share,
+        open_share(samba.server, samba.address()) as other,
+    ):
+        await (await share.bundle()).settle()
+        for number in range(60):
+            task = asyncio.ensure_future(share.lock("replica.lock", me()))
+            await asyncio.sleep(0.0003 * number)
+            task.cancel()
+            (result,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(result, SmbLock):
+                await result.release()
+            await (await other.lock("replica.lock", me())).release()
+        assert not list(samba.path.iterdir())
 
 
 async def test_a_lock_in_a_directory_that_is_not_there_is_not_found(samba: SambaDirectory) -> None:

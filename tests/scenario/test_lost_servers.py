@@ -3,7 +3,6 @@ sentence, "try again later", and nothing lost."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -22,7 +21,7 @@ from tests.support.installation import VM, Installation, Outcome, Server, instal
 from tests.support.interrupted import WatchedReplica
 from tests.support.machine_model import MIB, MachineModel
 from tests.support.relay import Relay, after_bytes, after_messages, relay_to
-from tests.support.samba import PLAIN, running_samba
+from tests.support.samba import PLAIN, pids_serving, running_samba
 
 pytestmark = pytest.mark.samba
 
@@ -30,11 +29,8 @@ Kill = Callable[[PrivateSamba, Relay], None]
 
 
 def kill_the_child(server: PrivateSamba, relay: Relay) -> None:
-    """SIGKILL for the process that serves the relay's connection."""
-    sides = [f"{port:04X}" for port in relay.server_sides()]
-    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{server.port:04X}") and row[2][-4:] in sides}
-    children = [pid for pid in server.pids()[1:] if sockets & _open_files(pid)]
+    """SIGKILL for the processes that serve the relay's connections."""
+    children = pids_serving(server, relay.server_sides())
     assert children
     for pid in children:
         os.kill(pid, signal.SIGKILL)
@@ -42,14 +38,6 @@ def kill_the_child(server: PrivateSamba, relay: Relay) -> None:
     deadline = time.monotonic() + 30
     while any(start_of_process(pid) for pid in children) and time.monotonic() < deadline:
         time.sleep(0.01)
-
-
-def _open_files(pid: int) -> set[str]:
-    found = set()
-    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            found.add(str(descriptor.readlink()))
-    return found
 
 
 def kill_the_server(server: PrivateSamba, relay: Relay) -> None:

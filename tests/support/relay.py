@@ -56,6 +56,7 @@ class Relay:
         self._traffic = Traffic(0, 0, 0)
         self._judge: Judge | None = None
         self._then: Callable[[], None] | None = None
+        self._ended: threading.Event | None = None
         self._done: Future[None] = Future()
         self._sockets: set[socket.socket] = set()
         self._threads: list[threading.Thread] = []
@@ -153,21 +154,27 @@ class Relay:
                     buffer.extend(bytes(length - len(buffer)))
                 if not _fill(client, memoryview(buffer)[4:length]):
                     return
-                allowed, then = self._judged(length)
+                allowed, then, ended = self._judged(length)
+                if ended is not None:  # a cut is being made on another connection
+                    ended.wait(_END_TIMEOUT_S)
+                    return
                 server.sendall(memoryview(buffer)[:allowed])
                 if then is not None:
                     self._end(then)
                     return
 
-    def _judged(self, length: int) -> tuple[int, Callable[[], None] | None]:
+    def _judged(self, length: int) -> tuple[int, Callable[[], None] | None, threading.Event | None]:
         with self._guard:
+            if self._ended is not None:
+                return 0, None, self._ended
             old, then, allowed = self._traffic, None, length
             verdict = self._judge(old, length) if self._judge is not None else None
             if verdict is not None:
                 allowed, then = verdict, self._then
                 self._judge = self._then = None
+                self._ended = threading.Event()
             self._traffic = Traffic(old.messages + (then is None), old.to_server_bytes + allowed, old.to_client_bytes)
-        return allowed, then
+        return allowed, then, None
 
     def _end(self, then: Callable[[], None]) -> None:
         done = self._done
@@ -181,6 +188,10 @@ class Relay:
             open_sockets = list(self._sockets)
         for one in open_sockets:
             self._shut(one)
+        with self._guard:
+            ended, self._ended = self._ended, None
+        if ended is not None:
+            ended.set()
 
     @contextmanager
     def _both(self, client: socket.socket, server: socket.socket) -> Iterator[None]:

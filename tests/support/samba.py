@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,22 @@ def running_samba(
     finally:
         server.stop()
         shutil.rmtree(base)
+
+
+def pids_serving(server: PrivateSamba, client_ports: Collection[int]) -> list[int]:
+    """The processes of the server that serve the connections from these ports of this machine."""
+    sides = {f"{port:04X}" for port in client_ports}
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    sockets = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{server.port:04X}") and row[2][-4:] in sides}
+    return [pid for pid in server.pids()[1:] if sockets & _open_files(pid)]
+
+
+def _open_files(pid: int) -> set[str]:
+    found = set()
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            found.add(str(descriptor.readlink()))
+    return found
 
 
 def endpoint_of(server: PrivateSamba, **changes: Any) -> Endpoint:

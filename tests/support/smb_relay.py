@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
@@ -27,8 +28,10 @@ class SmbRelay:
         self._listen = listen
         self._flowing = _open_gate()
         self._frozen: list[asyncio.Event] = []
+        self._answers_flow = False
+        self._holding_ends = False
         self._clients: list[asyncio.StreamWriter] = []
-        self._writers: list[asyncio.StreamWriter] = []
+        self._writers: dict[int, list[asyncio.StreamWriter]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.host = "127.0.0.1"
         self.port = 0
@@ -36,10 +39,20 @@ class SmbRelay:
         self.to_client_bytes = 0
         self.connections = 0
         self.ended = 0
+        self.passing = 0
+        """The number, from 0, of the connection whose bytes `tamper` or `listen` is given."""
+        self.carried_bytes: Counter[int] = Counter()
+        """Both ways, by the number of the connection."""
+        self.held_bytes: Counter[int] = Counter()
+        """What clients sent that frozen connections have not passed on yet, by the number of the connection."""
+        self.most_connections = 1 << 30
+        """Any more are closed as soon as they are made."""
 
-    def freeze(self) -> None:
-        """Let nothing through any more, not even the end of a connection: what a cut cable does."""
+    def freeze(self, *, answers: bool = True) -> None:
+        """Let nothing through any more, not even the end of a connection: what a cut cable does. Without `answers`
+        those of the server still come, so that clients go on until what they send is stuck."""
         self._flowing.clear()
+        self._answers_flow = not answers
 
     def thaw(self) -> None:
         """Let everything through again, what was held back first."""
@@ -52,27 +65,36 @@ class SmbRelay:
         self._frozen.append(self._flowing)
         self._flowing = _open_gate()
 
+    def hold_ends(self) -> None:
+        """Don't tell the server any more when a client ends its connection."""
+        self._holding_ends = True
+
+    def lead_to(self, host: str, port: int) -> None:
+        """Lead connections that are made from now on to another server."""
+        self._host, self._port = host, port
+
     async def inject(self, message: bytes) -> None:
         """Send a message to the client of the latest connection, as if it came from the server."""
         self._clients[-1].write(struct.pack(">I", len(message)) + message)
         await self._clients[-1].drain()
 
-    def cut(self) -> None:
-        """Reset all connections, on both sides."""
-        for writer in self._writers:
-            writer.transport.abort()
-        self._writers.clear()
+    def cut(self, connection: int | None = None) -> None:
+        """Reset one connection, or all, on both sides."""
+        for number in list(self._writers) if connection is None else [connection]:
+            for writer in self._writers.pop(number, []):
+                writer.transport.abort()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection."""
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
-        self.connections += 1
-        self._writers.append(writer)
+        number, self.connections = self.connections, self.connections + 1
+        self._writers[number] = [writer]
         self._clients.append(writer)
         try:
-            await self._relay(reader, writer, self._flowing)
+            if number < self.most_connections:
+                await self._relay(number, reader, writer, self._flowing)
         except* OSError:
             pass  # one side ended it; the other one is told by closing
         except* asyncio.CancelledError:
@@ -82,36 +104,48 @@ class SmbRelay:
             self._tasks.discard(task)
             self.ended += 1
 
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    async def _relay(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+    ) -> None:
         await gate.wait()
         server_reader, server_writer = await asyncio.open_connection(self._host, self._port)
-        self._writers.append(server_writer)
+        self._writers.get(number, []).append(server_writer)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._upstream(reader, server_writer, gate))
-            group.create_task(self._downstream(server_reader, writer, gate))
+            group.create_task(self._upstream(number, reader, server_writer, gate))
+            group.create_task(self._downstream(number, server_reader, writer, gate))
 
-    async def _upstream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event) -> None:
+    async def _upstream(
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+    ) -> None:
         while data := await reader.read(1 << 18):
+            self.held_bytes[number] += len(data)
             await gate.wait()
+            self.held_bytes[number] -= len(data)
             self.to_server_bytes += len(data)
+            self.carried_bytes[number] += len(data)
             if self._listen is not None:
+                self.passing = number
                 self._listen(data)
             writer.write(data)
             await writer.drain()
         await gate.wait()
-        writer.close()
+        if not self._holding_ends:
+            writer.close()
 
     async def _downstream(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+        self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
     ) -> None:
         with suppress(asyncio.IncompleteReadError):
             while True:
                 head = await reader.readexactly(4)
                 message = await reader.readexactly(struct.unpack(">I", head)[0])
-                await gate.wait()
+                if not self._answers_flow:
+                    await gate.wait()
+                self.passing = number
                 passed = message if self._tamper is None else self._tamper(message)
                 for one in [passed] if isinstance(passed, bytes) else passed:
                     self.to_client_bytes += 4 + len(one)
+                    self.carried_bytes[number] += 4 + len(one)
                     writer.write(struct.pack(">I", len(one)) + one)
                     await writer.drain()
         await gate.wait()

@@ -21,6 +21,8 @@ from smbprotocol.open import (
     SMB2CloseRequest,
     SMB2CreateRequest,
     SMB2FlushRequest,
+    SMB2LockElement,
+    SMB2LockRequest,
     SMB2QueryDirectoryRequest,
     SMB2QueryInfoRequest,
     SMB2SetInfoRequest,
@@ -75,6 +77,15 @@ class Options(IntFlag):
 
 
 NO_OPTIONS = Options(0)
+
+
+class Locking(IntFlag):
+    """What to do with a byte range (MS-SMB2 §2.2.26.1)."""
+
+    SHARED = 0x01
+    EXCLUSIVE = 0x02
+    UNLOCK = 0x04
+    FAIL_IMMEDIATELY = 0x10
 
 
 class Attribute(IntFlag):
@@ -281,6 +292,16 @@ def rename(tree: Tree, handle: Handle, target: str, *, replace: bool) -> None:
 def mark_for_deletion(tree: Tree, handle: Handle) -> None:
     """FileDispositionInformation (MS-FSCC §2.4.11): it goes when the last handle on it is closed."""
     _set_info(tree, handle, 13, b"\x01")
+
+
+def lock_byte(tree: Tree, handle: Handle, offset: int, locking: Locking) -> None:
+    """LOCK (§2.2.26) of one byte, which may lie beyond the end of the file."""
+    element = SMB2LockElement()
+    element["offset"], element["length"], element["flags"] = offset, 1, int(locking)
+    message = SMB2LockRequest()
+    message["file_id"] = handle.file_id
+    message["locks"] = [element]
+    exchange(tree, message)
 
 
 def control(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from replicad.model.address import SmbAddress
 from replicad.model.errors import ReplicadError, UnreachableError
@@ -107,8 +107,8 @@ class Diagnosis:
         return Observation(text, {"encrypted": tree.encrypted})
 
     async def open(self) -> SmbShare:
-        """The directory to be probed, on a new connection."""
-        pool = SmbPool({self._address.server: self._endpoint})
+        """The directory to be probed, on one new connection."""
+        pool = SmbPool({self._address.server: replace(self._endpoint, connections=1)})
         self._pools.append(pool)
         return await pool.share(self._address)
 

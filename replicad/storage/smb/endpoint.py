@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+MAX_CONNECTIONS = 8
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
@@ -21,6 +23,9 @@ class Endpoint:
     username: str | None = None
     password: Callable[[], Awaitable[str]] | None = field(default=None, repr=False)
     encryption_required: bool = True
+    connections: int = 2
+    """How many connections, each with a session of its own, may carry bulk data; the first one carries all else. At
+    most MAX_CONNECTIONS."""
     connect_timeout_s: float = 10.0
     """For each of: name resolution, the TCP connection, negotiation, sign-in."""
     timeout_s: float = 30.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,7 +28,7 @@ from .connection import CREDIT_TARGET, Connection
 from .endpoint import Endpoint
 from .failures import ConnectionLostError, NoAnswerError
 from .job import AbandonedError, Job
-from .transport import dial
+from .transport import SocketAddress, connect_to, dial
 
 T = TypeVar("T")
 
@@ -81,8 +81,9 @@ class CopyLimits:
 class Tree:
     """A share that a link has opened, and what its file system was seen to do."""
 
-    def __init__(self, link: Link, connect: Any) -> None:
+    def __init__(self, link: Link, share: str, connect: Any) -> None:
         self.link = link
+        self.share = share
         self.tree_id = int(connect.tree_connect_id)
         self.encrypted = bool(connect.encrypt_data or link.session.encrypt_data)
         self.can_be_sparse = True
@@ -104,9 +105,12 @@ class Link:
         self.session: Any = None
         self.piece_bytes = 1024 * 1024
         """The most that one READ or WRITE moves."""
+        self.carried_bytes = 0
+        """Of the calls that are moving data now. Only the event loop looks at it and changes it."""
         self._executor = ThreadPoolExecutor(THREADS, thread_name_prefix=f"smb-{endpoint.name}")
         self._trees: dict[str, Tree] = {}
         self._tree_lock = asyncio.Lock()
+        self._discarded = False
 
     @property
     def server(self) -> str:
@@ -137,6 +141,15 @@ class Link:
             CIPHERS.get(cipher, "none"),
             bool(self.session is not None and self.session.encrypt_data),
         )
+
+    @contextlib.contextmanager
+    def carrying(self, length_bytes: int) -> Iterator[None]:
+        """A call that moves so many bytes is under way."""
+        self.carried_bytes += length_bytes
+        try:
+            yield
+        finally:
+            self.carried_bytes -= length_bytes
 
     async def run(
         self,
@@ -205,21 +218,28 @@ class Link:
                 await self.run("open the share", f"{self.server}\\{share}", lambda job: connect.connect())
                 # Our paths are relative to the share, which a DFS flag would contradict (MS-SMB2 §3.2.4.3).
                 connect.is_dfs_share = False
-                self._trees[share] = Tree(self, connect)
+                self._trees[share] = Tree(self, share, connect)
             return self._trees[share]
 
     async def close(self) -> None:
-        """Sign out, so that on return the server has closed our files and freed our locks; then disconnect.
-
-        Bounded, and never raises because of a lost connection.
-        """
+        """Sign out, then disconnect. Bounded, and never raises because of a lost connection."""
         try:
+            await self.sign_out()
+        finally:
+            self.discard()
+
+    async def sign_out(self) -> None:
+        """On return the server has closed our files and freed our locks, or the connection is lost."""
+        # Where it is lost, that closes everything as well.
+        with contextlib.suppress(ReplicadError):
             if not self.condemned and self.session_id:
                 await self.run("sign out of", self.server, self._log_off)
-        except ReplicadError:
-            pass  # it is lost, and that closes everything as well
-        finally:
-            self.connection.condemn("it was closed")
+
+    def discard(self) -> None:
+        """Disconnect, and give back what the link holds here. Can be called again."""
+        self.connection.condemn("it was closed")
+        if not self._discarded:
+            self._discarded = True
             self._executor.submit(self.connection.discard)
             self._executor.shutdown(wait=False)
 
@@ -228,15 +248,16 @@ class Link:
         self.connection.receive(request, timeout=_LOGOFF_TIMEOUT_S)
 
 
-async def connect(endpoint: Endpoint, previous_session_id: int = 0) -> Link:
-    """Connect, negotiate and sign in.
+async def connect(endpoint: Endpoint, previous_session_id: int = 0, at: SocketAddress | None = None) -> Link:
+    """Connect, negotiate and sign in; `at` an address, else at the first one of the endpoint's that answers.
 
     With `previous_session_id`, the server ends that session of the same user first: its files are closed and its
     locks are free, and requests that it sent and that are still on their way are refused (MS-SMB2 §3.3.5.5.3).
     Raises UnreachableError or TimedOutError, UnsupportedError where the server can't be trusted with data (dialect,
     signing, encryption), SignInError (never try that again by yourself).
     """
-    link = Link(endpoint, Connection(endpoint, await dial(endpoint), previous_session_id))
+    sock = await (dial(endpoint) if at is None else connect_to(endpoint, *at))
+    link = Link(endpoint, Connection(endpoint, sock, previous_session_id))
     try:
         await negotiate(link)
         refuse_unprotected(link)

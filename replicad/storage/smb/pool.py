@@ -1,17 +1,21 @@
-"""The connections of one process: at most one to each server, made when it is needed and made anew when it was lost."""
+"""The connections of one process: to each server those of one bundle, made when they are needed and made anew when they
+were lost."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from replicad.model.address import SmbAddress
 from replicad.model.errors import ConfigError, SignInError
 
+from .bundle import Bundle
 from .endpoint import Endpoint
 from .link import Link, connect
 from .share import SmbShare
+from .transport import SocketAddress
 
 _SIGN_IN_PAUSE_S = 60.0
 """After a refused sign-in the server is not asked again for so long, however many callers want it: a few wrong
@@ -24,7 +28,9 @@ class _Slot:
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint
         self.connecting = asyncio.Lock()
-        self.link: Link | None = None
+        self.bundle: Bundle | None = None
+        self.lost_session_ids: tuple[int, ...] = ()
+        """Sessions that were lost, which the server may still keep; as `Bundle.session_ids`."""
         self.users = 0
         self.refusal: SignInError | None = None
         self.refused_at_s = 0.0
@@ -33,11 +39,13 @@ class _Slot:
 class SmbPool:
     """Shares on the servers that `endpoints` names (their names compare without regard to case).
 
-    Close it at the end; shares that were not closed before are closed with it.
+    Close it at the end; shares that were not closed before are closed with it. `warn` is told, in a sentence, when a
+    server takes fewer connections than its endpoint asks for.
     """
 
-    def __init__(self, endpoints: Mapping[str, Endpoint]) -> None:
+    def __init__(self, endpoints: Mapping[str, Endpoint], warn: Callable[[str], None] = lambda text: None) -> None:
         self._closed = False
+        self._warn = warn
         self._slots = {name.casefold(): _Slot(endpoint) for name, endpoint in endpoints.items()}
 
     async def share(self, address: SmbAddress) -> SmbShare:
@@ -49,46 +57,59 @@ class SmbPool:
         slot = self._slot(address)
         slot.users += 1
         try:
-            await (await self.link(address)).tree(address.share)
+            await (await self.bundle(address)).main.tree(address.share)
         except BaseException:
             await self.release(address)
             raise
         return SmbShare(self, address)
 
-    async def link(self, address: SmbAddress) -> Link:
-        """The connection to the server of `address`; made anew if it was lost, which ends the lost session."""
+    async def bundle(self, address: SmbAddress) -> Bundle:
+        """The connections to the server of `address`; made anew if they were lost, which ends the lost sessions."""
         slot = self._slot(address)
         async with slot.connecting:
             if self._closed:
                 raise ValueError("the pool is closed")
-            lost_session_id = 0
-            if slot.link is not None:
-                if not slot.link.condemned:
-                    return slot.link
-                lost_session_id = slot.link.session_id
-            self._respect_refusal(slot)
-            try:
-                link = await connect(slot.endpoint, lost_session_id)
-            except SignInError as refusal:
-                slot.refusal, slot.refused_at_s = refusal, time.monotonic()
-                raise
-            slot.refusal = None
-            lost, slot.link = slot.link, link
-            if lost is not None:
-                await lost.close()
-            return link
+            if slot.bundle is not None and slot.bundle.condemned:
+                _give_up(slot)
+            if slot.bundle is None:
+                *extra_ids, main_id = slot.lost_session_ids or (0,)
+                for session_id in extra_ids:
+                    await self._end_session(slot, session_id)
+                main = await self._connect(slot, main_id)
+                slot.bundle = Bundle(main, lambda at: self._connect(slot, at=at), self._warn)
+                slot.lost_session_ids = ()
+            return slot.bundle
 
-    async def end_session(self, address: SmbAddress, session_id: int) -> None:
-        """Have the server end a session of our user that no living process uses: its locks are free on return.
+    async def end_sessions(self, address: SmbAddress, session_ids: Sequence[int]) -> None:
+        """Have the server end sessions of our user that no living process uses, one after the other: on return their
+        files are closed, their locks are free, and nothing that they sent takes effect any more.
 
-        A no-op for the session of this pool itself. Raises what connecting raises.
+        A no-op for the sessions of this pool itself. Raises what connecting raises.
         """
         slot = self._slot(address)
-        if slot.link is not None and slot.link.session_id == session_id:
-            return
-        self._respect_refusal(slot)
-        link = await connect(slot.endpoint, session_id)
+        for session_id in session_ids:
+            if slot.bundle is None or session_id not in slot.bundle.session_ids:
+                await self._end_session(slot, session_id)
+
+    async def _end_session(self, slot: _Slot, session_id: int) -> None:
+        link = await self._connect(slot, session_id)
         await link.close()
+
+    async def _connect(self, slot: _Slot, previous_session_id: int = 0, at: SocketAddress | None = None) -> Link:
+        """The one place where anybody signs in, so that a refusal counts for all."""
+        if slot.refusal is not None and time.monotonic() - slot.refused_at_s < _SIGN_IN_PAUSE_S:
+            earlier = slot.refusal
+            raise SignInError(earlier.op, earlier.subject, earlier.answer, earlier.hint)
+        endpoint = slot.endpoint
+        if at is not None:  # where a server answers already: others must not wait longer for it than for an answer
+            endpoint = replace(endpoint, connect_timeout_s=min(endpoint.connect_timeout_s, endpoint.timeout_s))
+        try:
+            link = await connect(endpoint, previous_session_id, at)
+        except SignInError as refusal:
+            slot.refusal, slot.refused_at_s = refusal, time.monotonic()
+            raise
+        slot.refusal = None
+        return link
 
     async def release(self, address: SmbAddress) -> None:
         """One user fewer; the last one closes the connection."""
@@ -106,9 +127,12 @@ class SmbPool:
 
     async def _close(self, slot: _Slot) -> None:
         async with slot.connecting:
-            link, slot.link, slot.users = slot.link, None, 0
-            if link is not None:
-                await link.close()
+            slot.users = 0
+            if slot.bundle is not None and slot.bundle.condemned:
+                _give_up(slot)
+            bundle, slot.bundle = slot.bundle, None
+            if bundle is not None:
+                await bundle.close()
 
     def _slot(self, address: SmbAddress) -> _Slot:
         slot = self._slots.get(address.server.casefold())
@@ -120,7 +144,10 @@ class SmbPool:
             )  # fmt: skip
         return slot
 
-    def _respect_refusal(self, slot: _Slot) -> None:
-        if slot.refusal is not None and time.monotonic() - slot.refused_at_s < _SIGN_IN_PAUSE_S:
-            earlier = slot.refusal
-            raise SignInError(earlier.op, earlier.subject, earlier.answer, earlier.hint)
+
+def _give_up(slot: _Slot) -> None:
+    """Let the next bundle end the sessions of this one, which was lost."""
+    if slot.bundle is not None:
+        slot.lost_session_ids = slot.bundle.session_ids
+        slot.bundle.discard()
+        slot.bundle = None

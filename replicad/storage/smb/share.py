@@ -15,6 +15,7 @@ from replicad.model.names import check_path, folded, last_part, printable
 from replicad.storage.port import Capabilities, LockHolder, OpenMode, Stat
 
 from . import calls, status, trial
+from .bundle import Bundle
 from .calls import Access, Disposition, Facts, Handle, Options, Sharing
 from .file import SmbFile
 from .job import Job
@@ -69,10 +70,14 @@ class SmbShare:
         return self._pool
 
     async def tree(self) -> Tree:
-        """The share on the present connection, which is made anew if it was lost."""
+        """The share on the present main link, which is made anew if it was lost."""
+        return await (await self.bundle()).main.tree(self._address.share)
+
+    async def bundle(self) -> Bundle:
+        """The present connections to the server, which are made anew if they were lost."""
         if not self._open:
             raise ValueError(f"{self.name} is closed")
-        return await (await self._pool.link(self._address)).tree(self._address.share)
+        return await self._pool.bundle(self._address)
 
     def subject(self, path: str) -> str:
         """How errors name a path."""

@@ -38,6 +38,8 @@ OBJECT_NAME_NOT_FOUND = 0xC0000034
 OBJECT_NAME_COLLISION = 0xC0000035
 OBJECT_PATH_NOT_FOUND = 0xC000003A
 SHARING_VIOLATION = 0xC0000043
+FILE_LOCK_CONFLICT = 0xC0000054
+LOCK_NOT_GRANTED = 0xC0000055
 DELETE_PENDING = 0xC0000056
 FILE_IS_A_DIRECTORY = 0xC00000BA
 NOT_SUPPORTED = 0xC00000BB
@@ -91,8 +93,8 @@ _TABLE: dict[int, Meaning] = {
     0xC000003B: Meaning(InvalidNameError, "the server does not take that path", "Choose another name."),
     0xC0000106: Meaning(InvalidNameError, "the name is too long for the server", "Choose a shorter name."),
     SHARING_VIOLATION: Meaning(BusyError, "somebody else has it open", "Try again when it is closed."),
-    0xC0000054: Meaning(BusyError, "somebody else has locked a part of it", _LATER),
-    0xC0000055: Meaning(BusyError, "somebody else has locked a part of it", _LATER),
+    FILE_LOCK_CONFLICT: Meaning(BusyError, "somebody else has locked a part of it", _LATER),
+    LOCK_NOT_GRANTED: Meaning(BusyError, "somebody else has locked a part of it", _LATER),
     DELETE_PENDING: Meaning(BusyError, "it is being deleted while somebody still has it open", _LATER),
     0xC000009A: Meaning(BusyError, "the server is short of resources", _LATER),
     0xC0000205: Meaning(BusyError, "the server is short of resources", _LATER),
