@@ -24,7 +24,7 @@ from replicad.storage.port import LockHolder, OpenMode
 from replicad.storage.processes import start_of_process
 from replicad.storage.smb.bundle import Bundle
 from replicad.storage.smb.lock import EXTRA_SESSIONS, UNKNOWN_HOLDER, SmbLock, sessions_of
-from tests.support.files import HOLDER, put
+from tests.support.files import HOLDER, pattern, put
 from tests.support.samba import ENCRYPTED, PLAIN, SambaDirectory, open_share, pids_serving, running_samba
 from tests.support.smb_relay import smb_relay
 
@@ -141,6 +141,33 @@ async def test_a_lock_is_taken_over_from_a_dead_process_of_this_host_that_the_se
                 await (await share.open("disk", OpenMode.HOLD)).close()
                 relay.thaw()
                 await lock.check()
+
+
+@pytest.mark.parametrize("share_name", [PLAIN, ENCRYPTED])
+async def test_nothing_that_a_dead_process_had_on_its_way_over_any_connection_lands_after_its_lock_was_taken_over(
+    samba: SambaDirectory, share_name: str
+) -> None:
+    ours = pattern(16 * MIB)
+    async with (
+        smb_relay(samba.server.host, samba.server.port) as relay,
+        open_share(samba.server, samba.address()) as share,
+    ):
+        await share.make_dir("웹 01")
+        await put(share, "disk", bytes(16 * MIB))
+        async with holding_elsewhere(samba, share_name, relay.port, writing=True) as process:
+            relay.freeze(answers=False)
+            await until(lambda: all(relay.held_bytes[number] > 64 * 1024 for number in (0, 1)))
+            process.kill()
+            await process.wait()
+            async with asyncio.timeout(10), await share.lock(LOCK, me()) as lock:
+                async with await share.open("disk", OpenMode.WRITE) as file:
+                    await file.write(ours, 0)
+                    await file.flush()
+                    relay.thaw()
+                    await until(lambda: relay.ended == relay.connections == 2)
+                    await file.flush()
+                await lock.check()
+    assert (samba.path / "disk").read_bytes() == ours
 
 
 @asynccontextmanager

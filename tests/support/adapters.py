@@ -23,6 +23,7 @@ from replicad.storage.local import LocalShare
 from replicad.storage.memory import MemoryShare
 from replicad.storage.metered import MeteredShare
 from replicad.storage.port import Capabilities, Share
+from replicad.storage.smb import lanes
 from replicad.storage.throttled import ThrottledShare, Throttles
 from tests.support.filesystems import KINDS, mounted
 from tests.support.samba import ENCRYPTED, PLAIN, common_samba, fresh_directory, open_share
@@ -150,8 +151,11 @@ def _file_system(kind: str) -> Adapter:
     return Adapter(f"local-{kind}", session, (pytest.mark.root, needs_root))
 
 
-def _smb(share: str, *, encryption_required: bool) -> Adapter:
-    """Two sessions on a private smbd; without `encryption_required` everything is signed."""
+def _smb(share: str, *, encryption_required: bool, connections: int) -> Adapter:
+    """Two hosts on a private smbd; without `encryption_required` everything is signed.
+
+    With several connections every call that moves data goes over one that carries nothing else.
+    """
 
     @contextmanager
     def session() -> Iterator[Factory]:
@@ -159,17 +163,21 @@ def _smb(share: str, *, encryption_required: bool) -> Adapter:
 
             @asynccontextmanager
             async def tree() -> AsyncIterator[Tree]:
-                with fresh_directory(server) as directory:
+                changes = {"encryption_required": encryption_required, "connections": connections}
+                with fresh_directory(server) as directory, pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(lanes, "LARGE_BYTES", 1)
                     address = directory.address(share)
                     async with (
-                        open_share(server, address, encryption_required=encryption_required) as one,
-                        open_share(server, address, encryption_required=encryption_required) as other,
+                        open_share(server, address, **changes) as one,
+                        open_share(server, address, **changes) as other,
                     ):
+                        for each in (one, other):
+                            (await each.bundle()).main.carried_bytes += 1  # it seems busy
                         yield Tree(one, other)
 
             yield tree
 
-    return Adapter(f"smb-{share}", session, (pytest.mark.samba,))
+    return Adapter(f"smb-{share}-{connections}", session, (pytest.mark.samba,))
 
 
 def need(promised: bool) -> None:
@@ -185,6 +193,7 @@ ADAPTERS = [
     Adapter("bare", _bare),
     Adapter("local", _local),
     *(_file_system(kind) for kind in KINDS),
-    _smb(PLAIN, encryption_required=False),
-    _smb(ENCRYPTED, encryption_required=True),
+    _smb(PLAIN, encryption_required=False, connections=1),
+    _smb(PLAIN, encryption_required=False, connections=3),
+    _smb(ENCRYPTED, encryption_required=True, connections=2),
 ]

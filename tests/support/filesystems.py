@@ -38,6 +38,20 @@ def mounted(kind: str, size_bytes: int = 512 * 1024 * 1024) -> Iterator[Path]:
 
 
 @contextmanager
+def as_after_power_failure(where: Path) -> Iterator[Path]:
+    """What somebody finds who loses power now, on an ext4 of `mounted`, without harm to that one."""
+    with tempfile.TemporaryDirectory(prefix="replicad-after-") as directory:
+        image, found = Path(directory) / "image", Path(directory) / "mnt"
+        found.mkdir()
+        _run("cp", "--sparse=always", str(where.parent / "image"), str(image))
+        _run("mount", "-o", "loop", str(image), str(found))
+        try:
+            yield found
+        finally:
+            _run("umount", str(found))
+
+
+@contextmanager
 def bound(there: Path, here: Path) -> Iterator[None]:
     """What is mounted at one place, at a second one too."""
     _run("mount", "--bind", str(there), str(here))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import struct
 from collections.abc import Callable, Sequence
 from types import TracebackType
@@ -10,7 +9,7 @@ from typing import Self, TypeVar
 
 from smbprotocol.exceptions import SMBResponseException
 
-from replicad.model.errors import AccessDeniedError, TransientError, UnsupportedError
+from replicad.model.errors import AccessDeniedError, UnsupportedError
 from replicad.model.extents import Extent
 from replicad.storage.copying import refuse_negative, refuse_overlap
 from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, ShareFile
@@ -18,7 +17,7 @@ from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, ShareFi
 from . import allocation, bulk, calls, status
 from .calls import Control, Handle
 from .job import AbandonedError, Job
-from .link import Tree
+from .lanes import Lanes
 from .server_copy import copy_chunks, resume_key
 
 T = TypeVar("T")
@@ -28,11 +27,15 @@ _ZERO_STEP_BYTES = 64 * 1024 * 1024 * 1024
 
 
 class SmbFile:
-    """A `ShareFile` on one connection, with which it is lost: then every call raises UnreachableError."""
+    """A `ShareFile` on the links of one bundle, with which it is lost: then every call raises UnreachableError.
 
-    def __init__(self, tree: Tree, handle: Handle, path: str, subject: str, mode: OpenMode) -> None:
-        self._tree = tree
-        self._handle = handle
+    Data go over whichever link is the least busy; everything else goes over the main one.
+    """
+
+    def __init__(self, lanes: Lanes, path: str, subject: str, mode: OpenMode) -> None:
+        self._lanes = lanes
+        self._tree = lanes.main.tree
+        self._handle = lanes.main.handle
         self._path = path
         self._subject = subject
         self._mode = mode
@@ -46,20 +49,27 @@ class SmbFile:
 
     @property
     def handle(self) -> Handle:
-        """The server's name for it."""
+        """The server's name for it on the main link."""
         return self._handle
 
     async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
         self._usable("read")
         refuse_negative(offset)
         view = memoryview(buffer).cast("B")
-        return await self._run("read", lambda job: bulk.read_into(job, self._tree, self._handle, view, offset))
+        async with self._lanes.lane(len(view)) as lane:
+            tree, handle = lane.tree, lane.handle
+            return await tree.link.run(
+                "read", self._subject, lambda job: bulk.read_into(job, tree, handle, view, offset)
+            )
 
     async def write(self, data: Buffer, offset: int) -> None:
         self._usable("write", changes=True)
         refuse_negative(offset)
         view = memoryview(data).cast("B")
-        await self._run("write", lambda job: bulk.write(job, self._tree, self._handle, view, offset))
+        async with self._lanes.lane(len(view)) as lane:
+            lane.unflushed = True
+            tree, handle = lane.tree, lane.handle
+            await tree.link.run("write", self._subject, lambda job: bulk.write(job, tree, handle, view, offset))
 
     async def zero(self, offset: int, length: int) -> None:
         self._usable("zero", changes=True)
@@ -127,7 +137,7 @@ class SmbFile:
 
     async def flush(self) -> None:
         self._usable("flush", changes=True)
-        await self._run("flush", lambda job: calls.flush(self._tree, self._handle))
+        await self._lanes.flush()
 
     async def set_size(self, size: int) -> None:
         self._usable("resize", changes=True)
@@ -143,10 +153,7 @@ class SmbFile:
         if not self._open:
             return
         self._open = False
-        with contextlib.suppress(TransientError):  # the connection is lost, and the file is closed with it
-            await self._tree.link.run(
-                "close", self._subject, lambda job: calls.close(self._tree, self._handle), gives_back=True
-            )
+        await self._lanes.close()
 
     async def __aenter__(self) -> Self:
         return self

@@ -19,6 +19,7 @@ from .bundle import Bundle
 from .calls import Access, Disposition, Facts, Handle, Options, Sharing
 from .file import SmbFile
 from .job import Job
+from .lanes import Lane, Lanes, Opening
 from .link import Tree
 from .lock import SmbLock, acquire, holder_of
 
@@ -91,18 +92,20 @@ class SmbShare:
         op = {OpenMode.CREATE: "create", OpenMode.HOLD: "hold"}.get(mode, "open")
         self._check(op, path, below_root=True)
         access, sharing, disposition = _OPENINGS[mode]
-        tree, subject = await self.tree(), self.subject(path)
+        bundle, subject = await self.bundle(), self.subject(path)
+        tree = await bundle.main.tree(self._address.share)
+        opening = Opening(self.remote_path(path), access, sharing)
 
         def work(job: Job) -> SmbFile:
             try:
                 handle = _create_patiently(
-                    job, tree, self.remote_path(path), access, sharing, disposition, Options.NON_DIRECTORY
+                    job, tree, opening.remote_path, access, sharing, disposition, Options.NON_DIRECTORY
                 )
             except SMBResponseException as error:
                 if mode is OpenMode.CREATE and error.status == status.FILE_IS_A_DIRECTORY:
                     raise AlreadyExistsError(op, subject, "a directory of that name is there") from None
                 raise
-            file = SmbFile(tree, handle, path, subject, mode)
+            file = SmbFile(Lanes(bundle, Lane(tree, handle), opening, subject), path, subject, mode)
             try:
                 if handle.facts.is_link:
                     raise UnsupportedError(op, subject, "it is a link", "Name the file that it leads to.")
