@@ -42,11 +42,12 @@ class OneOffCredentials:
 
 
 class Shares:
-    """Opens shares by their address, with one connection to each server. Use as `async with`.
+    """Opens shares by their address, over the same connections to each server. Use as `async with`.
 
     What is left open is closed at the end. Passwords are read at each sign-in; `observe` hears warnings about
-    them, each one once. What the configuration says of bandwidth is obeyed: by `limits` if others share them, else by
-    these shares alone. Without a configuration there is no limit.
+    them, and about servers that take fewer connections than they should, each one once. What the configuration says of
+    bandwidth is obeyed: by `limits` if others share them, else by these shares alone. Without a configuration there is
+    no limit.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Shares:
         pool = self._pools.get(key)
         if pool is None:
             # A pool for each server: servers of one-off credentials are not known before they are asked for.
-            pool = SmbPool({address.server: self.endpoint(address.server)})
+            pool = SmbPool({address.server: self.endpoint(address.server)}, self._warn)
             self._pools[key] = pool
             self._open.push_async_callback(pool.close)
         return await pool.share(address)
@@ -145,6 +146,7 @@ class Shares:
             encryption_required=(
                 known.encryption_required if typed.encryption_required is None else typed.encryption_required
             ),
+            connections=known.connections,
         )
 
     def _unknown(self, server: str) -> ConfigError:

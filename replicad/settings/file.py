@@ -17,7 +17,7 @@ from replicad.model.timetable import Timetable
 
 from . import values
 from .cron import Cron, parse_cron
-from .model import DEFAULT_CONFIG_FILES, DEFAULT_DISKS
+from .model import DEFAULT_CONFIG_FILES, DEFAULT_CONNECTIONS, DEFAULT_DISKS
 from .problems import WrongError
 from .timetable import TIMETABLE_PATTERN, parse_timetable
 from .units import DURATION_PATTERN, parse_duration
@@ -111,6 +111,14 @@ class ServerGroup(_Group):
         ),
     ] = "required"
     """Whether a connection without encryption is refused, or taken if the server does not encrypt."""
+    connections: Annotated[
+        int,
+        *_reads(
+            lambda value: values.number(value, 1, 8),
+            {"type": "integer", "minimum": 1, "maximum": 8, "default": DEFAULT_CONNECTIONS},
+        ),
+    ] = DEFAULT_CONNECTIONS
+    """How many connections to the server move data at a time, each with a sign-in of its own."""
 
 
 class ConsistencyGroup(_Group):

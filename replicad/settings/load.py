@@ -186,6 +186,7 @@ def _server(name: str, group: ServerGroup) -> Server:
         password_file=Path(group.password_file) if group.password_file else None,
         password_command=group.password_command,
         encryption_required=group.encryption == "required",
+        connections=group.connections,
     )
 
 

@@ -20,6 +20,7 @@ from .cron import Cron
 DEFAULT_DISKS = ("*.vhdx", "*.avhdx", "*.vhd")
 DEFAULT_CONFIG_FILES = ("*.vmcx", "*.vmrs", "*.vmgs", "*.xml")
 DEFAULT_PORT = 445
+DEFAULT_CONNECTIONS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Server:
     password_file: Path | None = None
     password_command: tuple[str, ...] | None = None
     encryption_required: bool = True
+    connections: int = DEFAULT_CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,13 @@ import pytest
 from replicad.cli.demo.samba import PrivateSamba
 from replicad.model.address import LocalAddress, SmbAddress
 from replicad.model.errors import ConfigError, SignInError
+from replicad.model.progress import ProgressEvent, Warned
 from replicad.service.compose import OneOffCredentials, Shares
 from replicad.settings import Settings, load_settings
 from replicad.storage.port import CopyRange, OpenMode, Share
+from tests.support.files import HOLDER
 from tests.support.samba import PLAIN, running_samba
+from tests.support.smb_relay import smb_relay
 
 pytestmark = pytest.mark.samba
 
@@ -73,6 +76,24 @@ async def test_typed_credentials_sign_in_where_there_is_no_configuration() -> No
         typed = OneOffCredentials(server.username, server.password, port=server.port)
         async with Shares(None, typed) as shares:
             assert await _write_and_read(await shares.open(SmbAddress(server.host, PLAIN))) == DATA
+
+
+async def test_a_server_that_takes_fewer_connections_than_configured_is_warned_of_once(tmp_path: Path) -> None:
+    events: list[ProgressEvent] = []
+    with running_samba() as server:
+        async with smb_relay(server.host, server.port) as relay:
+            relay.most_connections = 1
+            file = tmp_path / "replicad.yaml"
+            file.write_text(f"servers:\n  nas: {{address: '{relay.host}:{relay.port}', connections: 3}}\n")
+            typed = OneOffCredentials(server.username, server.password)
+            async with Shares(load_settings(file), typed, events.append) as shares:
+                share = await shares.open(SmbAddress("nas", PLAIN))
+                for _ in range(2):
+                    await (await share.lock("replica.lock", HOLDER)).release()
+            assert relay.connections == 2
+    (warned,) = events
+    assert isinstance(warned, Warned)
+    assert warned.text.startswith(r"Only 1 of 3 connections to \\nas could be made: ")
 
 
 async def test_a_wrong_password_is_refused_and_not_shown(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from replicad.model.progress import ProgressEvent, Warned, nobody
 from replicad.service.compose import OneOffCredentials, Shares
 from replicad.settings import Settings, load_settings
 from replicad.storage.port import OpenMode
+from replicad.storage.smb import Endpoint
 
 NAS1, NAS9 = SmbAddress("nas1", "vms"), SmbAddress("nas9", "vms")
 
@@ -26,7 +27,8 @@ def settings(tmp_path: Path) -> Settings:
     file.write_text(
         f"servers:\n"
         f"  nas1: {{address: 'nas1.example.net:4450', username: svc, password_file: {tmp_path}/nas1.pw}}\n"
-        f"  nas2: {{username: svc, password_command: [echo, from command], encryption: allowed}}\n"
+        f"  nas2: {{username: svc, password_command: [echo, from command], encryption: allowed, "
+        f"connections: 5}}\n"
         f"  nas3: {{}}\n"
     )
     return load_settings(file)
@@ -39,10 +41,11 @@ async def test_endpoints_are_those_of_the_configuration(settings: Settings) -> N
     assert nas1.encryption_required
     assert nas1.password is not None
     assert await nas1.password() == "from file"
-    assert (nas2.host, nas2.port, nas2.encryption_required) == ("nas2", 445, False)
+    assert (nas2.host, nas2.port, nas2.encryption_required, nas2.connections) == ("nas2", 445, False, 5)
     assert nas2.password is not None
     assert await nas2.password() == "from command"
     assert (nas3.username, nas3.password) == (None, None)
+    assert nas1.connections == nas3.connections == Endpoint("nas9", "nas9").connections
 
 
 async def test_a_changed_password_is_read_at_the_next_sign_in_and_its_file_warned_of_once(

@@ -53,7 +53,7 @@ bandwidth: "08:00,100M 19:00,off"
 servers:
   nas1: {address: "nas1.example.net:4450", username: REPLICA\svc, password_file: /etc/nas1.pw}
   nas2: {address: "[2001:db8::7]", username: svc, password_command: "pass show 'a b'", encryption: allowed, port: 4451}
-  nas3: {}
+  nas3: {connections: 8}
 virtual_machines:
   웹 서버 🙂:
     source: \\NAS1\vms\web01
@@ -78,7 +78,7 @@ virtual_machines:
         "nas2": Server(
             "nas2", "2001:db8::7", 4451, "svc", password_command=("pass", "show", "a b"), encryption_required=False
         ),
-        "nas3": Server("nas3", "nas3"),
+        "nas3": Server("nas3", "nas3", connections=8),
     }
     assert settings.server("NAS1") is settings.servers["nas1"]
     assert settings.server("nas4") is None
