@@ -25,8 +25,8 @@ FLUSHED_EVERY_BYTES = 16 * MIB
 BATCH_BYTES = 4 * MIB
 IN_DOUBT_BYTES = 2 * FLUSHED_EVERY_BYTES + 4 * BATCH_BYTES
 """What was not flushed yet, or not said to be (the next batch says it), and the batches that were being written."""
-UNDER_WAY_BYTES = 16 * MIB
-"""What a reader has asked for at a time, and its buffers in the relay."""
+UNDER_WAY_BYTES = 24 * MIB
+"""What a reader has asked for at a time, and the buffers in the relay of each of its connections."""
 
 
 class Cuts:
