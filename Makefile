@@ -12,7 +12,7 @@ help:
 	@echo "make demo    see the whole story on this machine, with real SMB servers (under 2 minutes)"
 	@echo "make test    checks and tests, as CI runs them"
 	@echo "make check   ruff, mypy --strict, import-linter"
-	@echo "make bench   measurements"
+	@echo "make bench   measurements beside other programs; BENCH=--quick for the short ones (docs/performance.md)"
 	@echo "make soak    the long tests"
 
 setup: packages $(VENV)/.installed
@@ -42,7 +42,8 @@ soak: setup
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak --timeout 3600
 
 bench: setup
-	@$(BIN)/python -m benchmarks
+	@bash .ci/debian-packages $(PYTHON) rclone=/usr/bin/rclone rsync=/usr/bin/rsync xxhash=/usr/bin/xxhsum
+	@$(BIN)/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -1,8 +1,9 @@
-"""What `make setup` does where everything is there already."""
+"""What `make setup` looks for and installs."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,3 +37,15 @@ def test_packages_are_looked_for_also_where_the_environment_is_there() -> None:
     )  # fmt: skip
     assert done.stdout.strip().startswith("bash .ci/debian-packages")
     assert "pip" not in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="installs Debian packages")
+def test_a_package_that_is_asked_for_besides_is_named_where_it_cannot_be_installed(tmp_path: Path) -> None:
+    for name in ("bash", "id"):
+        (tmp_path / name).symlink_to(str(shutil.which(name)))
+    done = subprocess.run(
+        ["bash", ".ci/debian-packages", sys.executable, f"측정기={tmp_path / 'missing'}", "bash=/usr/bin/bash"],
+        cwd=_CHECKOUT, capture_output=True, text=True, timeout=60, env={"PATH": str(tmp_path)}, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.startswith("setup: missing 측정기, and this system has no apt-get;")
