@@ -1,141 +1,148 @@
-"""Where the measurements take place: one disk, one private SMB server, all of it in memory."""
+"""Where the measurements take place: a directory, best in memory, and disks in it that can't be compressed."""
 
 from __future__ import annotations
 
-import filecmp
-import json
+import contextlib
+import errno
 import os
 import random
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from replicad.cli.demo.samba import PrivateSamba, SambaShare
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
-from .harness import Measurement, measure
-
-VM = "disks"
-DISK = "디스크.vhdx"
 CHUNK_BYTES = 64 << 10
-PROTECTIONS = {"encrypted": ("required", "encrypt"), "signed": ("allowed", "sign")}
-"""Share name: replicad's `encryption` and smbclient's `--client-protection`."""
+_SPARE_MEMORY_BYTES = 1 << 30
+DISK = "디스크.vhdx"
+_PIECE_BYTES = 1 << 20
 
-_FIRST_PAYLOAD_BYTES = 8 << 20
-_PROGRAM = "import sys; from replicad.cli.main import main; sys.exit(main())"
+
+class LeftOutError(Exception):
+    """Says in a sentence why something can't be measured here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """The disk is `source/디스크.vhdx`; each share shows a directory of its own."""
+    """One directory, removed in the end; `rng` decides what is written where."""
 
     root: Path
-    server: PrivateSamba
-    protection: str
     rng: random.Random
 
-    @property
-    def disk(self) -> Path:
-        return self.root / "source" / DISK
+    def directory(self, name: str) -> Path:
+        """A new, empty directory; an older one of that name is removed."""
+        path = self.root / name
+        shutil.rmtree(path, ignore_errors=True)
+        path.mkdir(parents=True)
+        return path
+
+    def need_room(self, wanted_bytes: int) -> None:
+        """LeftOutError if there is less; in memory, the programs need some, too."""
+        room_bytes = shutil.disk_usage(self.root).free
+        if self.is_in_memory:
+            room_bytes = min(room_bytes, _available_memory_bytes() - _SPARE_MEMORY_BYTES)
+        if room_bytes < wanted_bytes:
+            wanted, room = (f"{count / (1 << 30):.1f}" for count in (wanted_bytes, room_bytes))
+            raise LeftOutError(
+                f"it takes {wanted} GiB in {self.root.parent}, and {room} are free: "
+                "choose a smaller --size-mib, or another --directory"
+            )
 
     @property
-    def share_directory(self) -> Path:
-        """What is behind the share that is measured now."""
-        return self.server.share_directory(self.protection)
+    def is_in_memory(self) -> bool:
+        """Whether files here are kept in memory."""
+        return file_system_of(self.root) in ("tmpfs", "ramfs")
 
-    @property
-    def target(self) -> Path:
-        """A local directory to restore to."""
-        return self.root / "restored"
-
-    def replicad(self, *arguments: str) -> tuple[Measurement, Any]:
-        """Run a verb with `--json`; what it took and what it said. Its warnings and phases are dropped."""
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("REPLICAD_")}
-        environment["REPLICAD_CONFIG"] = str(self._write_configuration())
-        measured, text = measure([sys.executable, "-c", _PROGRAM, *arguments, "--json"], environment)
-        return measured, json.loads(text[text.index("\n{") :])
-
-    def smbclient(self, command: str) -> Measurement:
-        """Run one command of smbclient's."""
-        protection = PROTECTIONS[self.protection][1]
-        service = f"//{self.server.host}/{self.protection}"
-        environment = {**os.environ, "USER": self.server.username, "PASSWD": self.server.password}
-        return measure(
-            ["smbclient", "-s", "/dev/null", "-p", str(self.server.port), f"--client-protection={protection}", service,
-             "-c", command],
-            environment,
-        )[0]  # fmt: skip
-
-    def forget_replica(self) -> None:
-        """As if nothing had been replicated yet."""
-        for path in (self.share_directory / VM, self.root / "state"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def change_one_percent(self) -> None:
-        """Overwrite one in a hundred of the disk's chunks, anywhere."""
-        chunks = self.disk.stat().st_size // CHUNK_BYTES
-        first = _FIRST_PAYLOAD_BYTES // CHUNK_BYTES
-        with self.disk.open("r+b") as file:
-            for index in self.rng.sample(range(first, chunks), max(1, chunks // 100)):
-                file.seek(index * CHUNK_BYTES)
-                file.write(self.rng.randbytes(CHUNK_BYTES))
-
-    def check_same(self, copy: Path) -> None:
-        """AssertionError if a copy is not what the disk is."""
-        assert filecmp.cmp(self.disk, copy, shallow=False), f"{copy} is not equal to the disk"
-
-    def _write_configuration(self) -> Path:
-        password = self.root / "nas.pw"
-        password.touch(mode=0o600)
-        password.write_text(self.server.password)
-        file = self.root / "replicad.yaml"
-        file.write_text(
-            f"state_dir: {self.root / 'state'}\n"
-            "servers:\n"
-            f"  nas: {{address: '{self.server.host}:{self.server.port}', username: {self.server.username},"
-            f" password_file: {password}, encryption: {PROTECTIONS[self.protection][0]}}}\n"
-            "virtual_machines:\n"
-            f"  {VM}: {{source: {self.disk.parent}, replica: '\\\\nas\\{self.protection}'}}\n",
-            encoding="utf-8",
-        )
-        return file
+    def random_bytes(self, count: int) -> bytes:
+        """Bytes that can't be compressed, some ten times as fast as from the system."""
+        key, nonce = self.rng.randbytes(16), self.rng.randbytes(16)
+        return Cipher(algorithms.AES(key), modes.CTR(nonce)).encryptor().update(bytes(count))
 
 
-@contextmanager
-def labs(directory: Path, size_bytes: int, seed: int) -> Iterator[list[Lab]]:
-    """A lab for each kind of protection, on one server and one disk of `size_bytes` that can't be compressed."""
+def make_disk(lab: Lab, path: Path, size_bytes: int, data_bytes: int | None = None) -> Path:
+    """A VHDX of fixed size with `data_bytes` of data, evenly spread in pieces of 1 MiB; without it, full of data."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    subprocess.run(
+        ["qemu-img", "create", "-f", "vhdx", "-o", "subformat=fixed,block_state_zero=off", path, str(size_bytes)],
+        check=True, timeout=60, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    first = path.stat().st_size - size_bytes
+    count = (size_bytes if data_bytes is None else data_bytes) // _PIECE_BYTES
+    stride = size_bytes // count // _PIECE_BYTES * _PIECE_BYTES
+    with path.open("r+b") as file:
+        for number in range(count):
+            file.seek(first + number * stride)
+            file.write(lab.random_bytes(_PIECE_BYTES))
+    return path
+
+
+def change_one_percent(lab: Lab, disk: Path) -> int:
+    """Overwrite one in a hundred of the disk's chunks, anywhere behind its first 8 MiB; how many bytes that were."""
+    chunks = disk.stat().st_size // CHUNK_BYTES
+    first = (8 << 20) // CHUNK_BYTES
+    changed = lab.rng.sample(range(first, chunks), max(1, chunks // 100))
+    with disk.open("r+b") as file:
+        for index in changed:
+            file.seek(index * CHUNK_BYTES)
+            file.write(lab.random_bytes(CHUNK_BYTES))
+    return len(changed) * CHUNK_BYTES
+
+
+def check_same(disk: Path, copy: Path) -> None:
+    """AssertionError if a copy is not what the disk is. What is a hole in both is not read."""
+    with disk.open("rb", buffering=0) as ours, copy.open("rb", buffering=0) as theirs:
+        size_bytes = disk.stat().st_size
+        assert copy.stat().st_size == size_bytes, f"{copy} is not as long as {disk}"
+        position = 0
+        a, b = (memoryview(bytearray(_PIECE_BYTES)) for _ in range(2))
+        while (
+            position := min(_next_data(ours.fileno(), position), _next_data(theirs.fileno(), position))
+        ) < size_bytes:
+            read = os.preadv(ours.fileno(), [a], position)
+            assert os.preadv(theirs.fileno(), [b], position) == read, f"{copy} changed while it was read"
+            assert a[:read] == b[:read], f"{copy} differs from {disk} at byte {position} or soon after"
+            position += read
+
+
+def check_and_remove(disk: Path, copy: Path) -> None:
+    """`check_same`, and make room."""
+    check_same(disk, copy)
+    copy.unlink()
+
+
+def file_system_of(path: Path) -> str:
+    """Its name, as /proc/mounts has it."""
+    mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    where = path.resolve()
+    fitting = [(len(point), kind) for point, kind in mounts if where.is_relative_to(point)]
+    return max(fitting, default=(0, "unknown"))[1]
+
+
+@contextlib.contextmanager
+def lab(directory: Path, seed: int) -> Iterator[Lab]:
+    """A lab below `directory`."""
+    # A short name: smbd makes Unix sockets below it.
     root = Path(tempfile.mkdtemp(prefix="replicad-bench-", dir=directory))
     try:
-        rng = random.Random(seed)
-        _make_disk(root / "source" / DISK, size_bytes)
-        shares = {
-            name: SambaShare(root / name, encryption_required=name == "encrypted") for name in PROTECTIONS
-        }  # fmt: skip
-        for share in shares.values():
-            share.directory.mkdir()
-        server = PrivateSamba(root / "smbd", shares)
-        try:
-            server.start()
-            yield [Lab(root, server, name, rng) for name in PROTECTIONS]
-        finally:
-            server.stop()
+        yield Lab(root, random.Random(seed))
     finally:
         shutil.rmtree(root)
 
 
-def _make_disk(path: Path, size_bytes: int) -> None:
-    path.parent.mkdir()
-    raw = path.with_suffix(".raw")
-    with raw.open("wb") as file:
-        for _ in range(size_bytes >> 20):
-            file.write(os.urandom(1 << 20))
-    subprocess.run(
-        ["qemu-img", "convert", "-f", "raw", "-O", "vhdx", "-o", "block_size=1M", raw, path],
-        check=True, timeout=600, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    raw.unlink()
+def _next_data(fd: int, position: int) -> int:
+    try:
+        return os.lseek(fd, position, os.SEEK_DATA)
+    except OSError as error:
+        if error.errno != errno.ENXIO:
+            raise
+        return os.fstat(fd).st_size  # only a hole is left
+
+
+def _available_memory_bytes() -> int:
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/meminfo tells no available memory")

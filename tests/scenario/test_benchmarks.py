@@ -3,49 +3,122 @@
 from __future__ import annotations
 
 import json
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 _CHECKOUT = Path(__file__).parents[2]
+_SIZE_MIB = 16
+_SERVED = ("put", "get", "delta of 1 %", "move")
+_RIVALS = {
+    "start": ["smbclient ls", "rclone lsf"],
+    "put": ["smbclient put", "smbclient put -b", "rclone copyto"],
+    "get": ["smbclient get", "smbclient get -b", "rclone copyto"],
+    "local copy": ["cp", "rsync"],
+    "delta of 1 %": ["rsync --inplace", "smbclient put, whole", "rclone copyto, whole"],
+    "move": ["smbclient scopy", "replicad, through us", "smbclient get | put"],
+    "scan": ["xxhsum -H2", "dd bs=1M"],
+    "memory": [],
+}
+
+
+def _run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--rounds", "1", "--directory", "/tmp", *arguments],
+        cwd=_CHECKOUT, capture_output=True, text=True, timeout=110, check=False,
+    )  # fmt: skip
+
+
+def _is_here(rival: str) -> bool:
+    return shutil.which(rival.split()[0]) is not None or rival.startswith("replicad")
 
 
 @pytest.mark.samba
-def test_every_case_is_measured_on_both_sides_and_told(tmp_path: Path) -> None:
-    output = tmp_path / "측정.json"
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--size-mib", "16", "--rounds", "1", "--output", str(output),
-         "--directory", "/tmp"],
-        cwd=_CHECKOUT, capture_output=True, text=True, timeout=110, check=False,
-    )  # fmt: skip
+@pytest.mark.parametrize("case", _RIVALS)
+def test_every_contestant_that_is_here_is_measured_and_the_others_are_named(case: str, tmp_path: Path) -> None:
+    output, chart = tmp_path / "측정.json", tmp_path / "그림.svg"
+    done = _run("--case", case, "--size-mib", str(_SIZE_MIB), "--output", str(output), "--chart", str(chart))
     assert done.returncode == 0, done.stderr
-    contests = json.loads(output.read_text())["contests"]
-    assert {(c["case"], c["protection"]) for c in contests} == {
-        (case, protection)
-        for case in ("initial copy", "delta of 1 %", "restore")
-        for protection in ("encrypted", "signed")
-    }
-    for contest in contests:
-        for side in ("ours", "theirs"):
-            assert len(contest[side]) == 1
-            assert contest["median"][side] == contest[side][0]
-            assert contest[side][0]["seconds"] > 0
-            assert contest[side][0]["cpu_s"] > 0
-            assert contest[side][0]["peak_rss_bytes"] > 1 << 20
-    sent = {c["case"]: c["sent_bytes"] for c in contests}
-    assert sent["initial copy"] > 16 << 20
-    assert 0 < sent["delta of 1 %"] <= 4 * (64 << 10)
-    lines = done.stdout.splitlines()
-    assert len(lines) == 5 + 2 * len(contests)
-    assert lines[4].split()[:4] == ["case", "protection", "sent", "program"]
+    outcomes = json.loads(output.read_text())["outcomes"]
+    assert {one["case"] for one in outcomes} == {case}
+    for one in outcomes:
+        others = [standing["name"] for standing in one["standings"] if standing["kind"] == "other"]
+        assert others == [rival for rival in _RIVALS[case] if _is_here(rival)]
+        assert [why.partition(":")[0] for why in one["left_out"]] == [r for r in _RIVALS[case] if not _is_here(r)]
+        for standing in one["standings"]:
+            _check_run(case, standing)
+    assert f"\n{case}\n" in done.stdout
+    assert chart.read_text().startswith("<svg ")
+
+
+def _check_run(case: str, standing: dict[str, Any]) -> None:
+    (run,) = standing["runs"]
+    assert 0 < run["seconds"] < 110
+    assert run["cpu_s"] >= 0
+    if standing["kind"] != "other":
+        assert run["cpu_s"] > 0
+        assert run["peak_rss_bytes"] > 20 << 20  # it was seen while it ran
+    if case in _SERVED:
+        assert run["server_cpu_s"] > 0
+
+
+@pytest.mark.samba
+@pytest.mark.root
+def test_moves_within_a_file_system_of_its_own_leave_nothing_mounted(tmp_path: Path) -> None:
+    output = tmp_path / "xfs.json"
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:  # a short path: smbd makes Unix sockets below it
+        done = _run("--case", "move on XFS", "--size-mib", "128", "--output", str(output), "--directory", place)
+        assert done.returncode == 0, done.stderr
+        assert place not in Path("/proc/mounts").read_text()
+        assert list(Path(place).iterdir()) == []
+    outcomes = json.loads(output.read_text())["outcomes"]
+    assert [one["variant"] for one in outcomes] == ["XFS, 16 MiB", "XFS, 64 MiB", "XFS, 256 MiB"]
+
+
+@pytest.mark.samba
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_an_interrupted_run_leaves_nothing_behind() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as place:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks", "--case", "put", "--size-mib", "64", "--directory", place],
+            cwd=_CHECKOUT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert process.stderr is not None
+        assert process.stderr.readline() == "put, signed: round 1 of 5\n"  # its server runs
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert list(Path(place).iterdir()) == []
+        assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if place in _text_of(path)]
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""  # it ended meanwhile
 
 
 def test_an_unknown_case_is_refused() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "--case", "teleport"], cwd=_CHECKOUT, capture_output=True, text=True,
-        timeout=60, check=False,
-    )  # fmt: skip
+    done = _run("--case", "teleport")
     assert done.returncode == 2
-    assert "'initial copy', 'delta of 1 %', 'restore'" in done.stderr.replace('"', "'")
+    assert "'put', 'get', 'local copy', 'delta of 1 %'" in done.stderr
+
+
+def test_a_case_that_finds_no_room_is_left_out_with_a_sentence(tmp_path: Path) -> None:
+    output, place = tmp_path / "none.json", tmp_path / "place"
+    place.mkdir()
+    size_mib = str(1 << 30)
+    done = _run("--case", "local copy", "--size-mib", size_mib, "--output", str(output), "--directory", str(place))
+    assert done.returncode == 0, done.stderr
+    results = json.loads(output.read_text())
+    assert results["outcomes"] == []
+    (why,) = results["left_out"]
+    assert why.startswith(f"local copy: it takes 2097152.0 GiB in {place}, and ")
+    assert list(place.iterdir()) == []
