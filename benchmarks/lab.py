@@ -76,6 +76,9 @@ def make_disk(lab: Lab, path: Path, size_bytes: int, data_bytes: int | None = No
         for number in range(count):
             file.seek(first + number * stride)
             file.write(lab.random_bytes(_PIECE_BYTES))
+        # Else the first one to read or to clone it would have to wait for the file system to write it.
+        file.flush()
+        os.fsync(file.fileno())
     return path
 
 
