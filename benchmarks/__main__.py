@@ -55,7 +55,7 @@ def _hold_all(case: Case, place: Lab, size_bytes: int, rounds: int, outcomes: li
     # Closed whatever happens: what a case has set up is taken away before its directory is.
     with closing(case.contests(place, size_bytes)) as contests:
         for contest in contests:
-            outcomes.append(outcome := hold(contest, rounds))
+            outcomes.append(outcome := hold(contest, rounds, place))
             fastest = min(outcome.standings, key=lambda standing: standing.seconds)
             print(
                 f"{outcome.case}, {outcome.variant}: {fastest.name} was the fastest, {fastest.seconds:.2f} s",

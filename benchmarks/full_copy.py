@@ -27,7 +27,7 @@ def put(lab: Lab, size_bytes: int) -> Contests:
     with site(lab.directory("site"), protected_shares(lab.directory("shares"))) as here:
         here.configure({f"{_VM}-{name}": (disk.parent, rf"\\{name}\{name}") for name in PROTECTIONS})
         for name in PROTECTIONS:
-            yield Contest("put", name, disk.stat().st_size, _putters(here, name, disk))
+            yield Contest("put", name, disk.stat().st_size, _putters(here, name, disk), writes_bytes=size_bytes)
 
 
 def _putters(here: Site, name: str, disk: Path) -> tuple[Contestant, ...]:
@@ -75,7 +75,9 @@ def get(lab: Lab, size_bytes: int) -> Contests:
         for name in PROTECTIONS:
             vm = f"{_VM}-{name}"
             here.replicad("sync", vm)
-            yield Contest("get", name, disk.stat().st_size, _getters(here, name, vm, disk, target))
+            yield Contest(
+                "get", name, disk.stat().st_size, _getters(here, name, vm, disk, target), writes_bytes=size_bytes
+            )
             here.forget_replica(name, vm)
 
 
@@ -142,6 +144,7 @@ def local(lab: Lab, size_bytes: int) -> Contests:
                     needs="rsync",
                 ),
             ),
+            writes_bytes=size_bytes,
         )  # fmt: skip
 
 

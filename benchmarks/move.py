@@ -50,7 +50,11 @@ def _between(lab: Lab, root: Path, what: str, sizes_bytes: list[int]) -> Contest
         for size_bytes in sizes_bytes:
             disk = make_disk(lab, here.behind(_FROM, _DISK), size_bytes)
             mib = f"{size_bytes // _MIB} MiB" if size_bytes % (1 << 30) else f"{size_bytes >> 30} GiB"
-            yield Contest("move", f"{what}, {mib}", disk.stat().st_size, _contestants(here, disk))
+            # What is in a file system of its own is in the page cache and in its image.
+            writes_bytes = size_bytes if root.is_relative_to(lab.root / "shares") else 2 * size_bytes
+            yield Contest(
+                "move", f"{what}, {mib}", disk.stat().st_size, _contestants(here, disk), writes_bytes=writes_bytes
+            )
             disk.unlink()
 
 

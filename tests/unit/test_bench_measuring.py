@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lab import Lab, change_one_percent, check_and_remove, check_same
+from benchmarks.lab import Lab, change_one_percent, check_and_remove, check_same, lab
 from benchmarks.measuring import cpu_of_group, measure
 
 _MIB = 1 << 20
@@ -108,3 +108,24 @@ def test_one_chunk_in_a_hundred_changes_and_none_of_the_first_8_mib(tmp_path: Pa
     assert changed_bytes == len(chunks) * 65536 == 5 * 65536
     assert min(chunks) >= 8 * _MIB
     assert disk.stat().st_size == len(before)
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a directory in memory")
+def test_memory_is_touched_where_files_are_in_memory_and_given_back() -> None:
+    with lab(Path("/dev/shm"), seed=1) as place:
+        written = _writes_of_this_process()
+        place.touch_memory(5 * _MIB)
+        assert _writes_of_this_process() - written >= 5 * _MIB
+        assert list(place.root.iterdir()) == []
+
+
+def test_memory_is_not_touched_for_files_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.lab.file_system_of", lambda path: "ext4")
+    written = _writes_of_this_process()
+    Lab(tmp_path, random.Random(1)).touch_memory(5 * _MIB)
+    assert _writes_of_this_process() - written < _MIB
+
+
+def _writes_of_this_process() -> int:
+    """Bytes that were given to write() until now (proc(5))."""
+    return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["wchar"])
