@@ -31,7 +31,7 @@ both = pytest.mark.parametrize("encrypted", [False, True], ids=["signed", "encry
 
 def is_large(message: bytes) -> bool:
     """The answer to a READ of a whole piece, encrypted or not."""
-    return len(message) > MIB
+    return len(message) > 2 * MIB
 
 
 async def test_answers_out_of_order_are_put_where_they_belong(samba: SambaDirectory) -> None:
@@ -50,7 +50,7 @@ async def test_answers_out_of_order_are_put_where_they_belong(samba: SambaDirect
             held.clear()
             return passed
 
-        data = pattern(8 * MIB, 3)
+        data = pattern(16 * MIB, 3)
         (samba.path / "disk").write_bytes(data)
         async with (
             smb_relay(samba.server.host, samba.server.port, reverse) as relay,
@@ -58,8 +58,8 @@ async def test_answers_out_of_order_are_put_where_they_belong(samba: SambaDirect
             await share.open("disk", OpenMode.READ) as file,
         ):
             # One call has four pieces on its way, so each of these ends with none held back.
-            for offset in (0, 4 * MIB):
-                view = bytearray(4 * MIB)
+            for offset in (0, 8 * MIB):
+                view = bytearray(8 * MIB)
                 assert await file.read_into(view, offset) == len(view)
                 assert view == data[offset : offset + len(view)]
         assert turned == [4, 4]
@@ -150,14 +150,14 @@ RESETS = [(1, encrypted, cut_at) for cut_at in range(24) for encrypted in (False
 async def test_a_transfer_that_is_reset_at_any_message_is_done_right_when_it_is_repeated(
     samba: SambaDirectory, connections: int, encrypted: bool, cut_at: int
 ) -> None:
-    data = pattern(8 * MIB, cut_at)
+    data = pattern(16 * MIB, cut_at)
     async with relayed_share(samba, encrypted, cut_at, connections) as (relay, share):
         failures = 0
 
         async def once() -> bytearray:
             mode = OpenMode.WRITE if (samba.path / "disk").exists() else OpenMode.CREATE
             async with await share.open("disk", mode) as file:
-                await asyncio.gather(file.write(data[: 5 * MIB], 0), file.write(data[5 * MIB :], 5 * MIB))
+                await asyncio.gather(file.write(data[: 10 * MIB], 0), file.write(data[10 * MIB :], 10 * MIB))
                 await file.flush()
                 view = bytearray(len(data))
                 half = len(data) // 2
