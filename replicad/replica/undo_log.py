@@ -83,7 +83,8 @@ class UndoLog:
         await self.file.write(block, self.end_bytes)
         if ranges:
             await copy_ranges(disk, self.file, _joined(ranges))
-        await self.file.set_size(position)
+            if ranges[-1].offset_bytes + ranges[-1].length_bytes != position:
+                await self.file.set_size(position)  # the zeros that fill the last block
         await self.file.flush()
         self.end_bytes, self.batches, self.digest = position, self.batches + 1, block[-DIGEST_BYTES:]
         self.named_chunk = entries[0].chunk
