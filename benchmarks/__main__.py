@@ -7,6 +7,8 @@ import signal
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
 from replicad.model.errors import ReplicadError
 
@@ -24,8 +26,9 @@ _MIB = 1 << 20
 def main() -> int:
     """Measure, print tables, write JSON and the chart if asked to; 1 if anything failed."""
     asked = _arguments()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # so that servers and mounts are taken away
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _interrupt)  # so that servers and mounts are taken away
     rounds = asked.rounds or (1 if asked.quick else 5)
     facts = machine(asked.directory)
     outcomes: list[Outcome] = []
@@ -49,6 +52,11 @@ def main() -> int:
     if asked.chart:
         asked.chart.write_text(chart.draw(results), encoding="utf-8")
     return 1 if failed else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    print(f"benchmarks: interrupted by {signal.Signals(number).name}", file=sys.stderr)
+    raise KeyboardInterrupt
 
 
 def _hold_all(case: Case, place: Lab, size_bytes: int, rounds: int, outcomes: list[Outcome]) -> None:

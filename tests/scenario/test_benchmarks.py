@@ -92,7 +92,8 @@ def test_an_interrupted_run_leaves_nothing_behind() -> None:
         assert process.stderr is not None
         assert process.stderr.readline() == "put, signed: round 1 of 5\n"  # its server runs
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        _, said = process.communicate(timeout=60)
+        assert "benchmarks: interrupted by SIGTERM\n" in said
         assert process.returncode == 130
         assert list(Path(place).iterdir()) == []
         assert not [path for path in Path("/proc").glob("[0-9]*/cmdline") if place in _text_of(path)]
