@@ -52,20 +52,20 @@ def test_every_contestant_that_is_here_is_measured_and_the_others_are_named(case
         assert others == [rival for rival in _RIVALS[case] if _is_here(rival)]
         assert [why.partition(":")[0] for why in one["left_out"]] == [r for r in _RIVALS[case] if not _is_here(r)]
         for standing in one["standings"]:
-            _check_run(case, standing)
+            _check_run(standing)
+        if case in _SERVED:  # the kernel counts hundredths of a second, and some runs take the server less
+            assert sum(standing["runs"][0]["server_cpu_s"] for standing in one["standings"]) > 0
     assert f"\n{case}\n" in done.stdout
     assert chart.read_text().startswith("<svg ")
 
 
-def _check_run(case: str, standing: dict[str, Any]) -> None:
+def _check_run(standing: dict[str, Any]) -> None:
     (run,) = standing["runs"]
     assert 0 < run["seconds"] < 110
     assert run["cpu_s"] >= 0
     if standing["kind"] != "other":
         assert run["cpu_s"] > 0
         assert run["peak_rss_bytes"] > 20 << 20  # it was seen while it ran
-    if case in _SERVED:
-        assert run["server_cpu_s"] > 0
 
 
 @pytest.mark.samba

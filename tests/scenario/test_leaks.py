@@ -76,5 +76,6 @@ def test_fifty_syncs_leak_neither_memory_nor_descriptors_nor_threads(
     record_property("resident MiB after 1, 16 and 50 syncs", [round(memory[n] / MIB, 1) for n in (0, WARM_UP, -1)])
     assert len(set(descriptors)) == 1
     assert all(left == ["MainThread"] for left in threads), threads
-    # Each of the 35 syncs in between read 8 MiB and wrote the replica's share: nothing of a sync stays for good.
-    assert memory[-1] - memory[WARM_UP] < 6 * MIB
+    # Each of the syncs in between read 8 MiB and wrote the replica's share: nothing of a sync stays for good. A block
+    # that was given back last may stay with the allocator for a while, so the lowest of ten are compared.
+    assert min(memory[-10:]) - min(memory[WARM_UP : WARM_UP + 10]) < 6 * MIB
