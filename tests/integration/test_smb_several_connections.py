@@ -413,7 +413,8 @@ async def test_nothing_that_any_lost_connection_had_on_its_way_lands_after_the_n
         relay.freeze(answers=False)
         with pytest.raises(TransientError, match=r"gave no answer|took nothing"):
             await write_at_once(file, old)
-        assert [relay.held_bytes[number] > 64 * 1024 for number in (0, 1)] == [True, True]
+        # How much of a write the relay had read is chance; that there is one on each is not.
+        assert [relay.held_bytes[number] > 0 for number in (0, 1)] == [True, True]
         relay.thaw_new_connections()
         await file.close()
         async with await share.open("disk", OpenMode.WRITE) as again:
