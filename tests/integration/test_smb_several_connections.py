@@ -270,8 +270,9 @@ async def test_a_sign_in_that_is_refused_on_a_further_connection_is_not_tried_ag
             assert len(asked) == relay.connections == 2
             assert "the password is wrong" in warnings[0]
             # Nor is it when the first connection is lost within the minute: that would be one wrong password more.
+            bundle = await share.bundle()
             relay.cut()
-            await until(lambda: relay.ended == 2)
+            await until(lambda: relay.ended == 2 and bool(bundle.condemned))
             with pytest.raises(SignInError, match="is wrong"):
                 await share.list("")
             assert len(asked) == relay.connections == 2
