@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,6 +12,7 @@ from replicad.storage.documents import replace_whole
 
 from .directory import Replica
 from .disk_update import DiskUpdate, UpdateTarget
+from .fence import Fence
 from .manifest_file import write_manifest
 from .records import encode
 from .recovery import Standing, publish, undo_all_but
@@ -19,11 +20,11 @@ from .recovery import Standing, publish, undo_all_but
 
 @dataclass(frozen=True, slots=True)
 class Cycle:
-    """A cycle under way. `still_ours` raises if the replica's lock was lost; `warnings`: what can't be undone."""
+    """A cycle under way, behind the fence of the replica's lock. `warnings`: what can't be undone."""
 
     replica: Replica
     record: CycleRecord
-    still_ours: Callable[[], Awaitable[None]]
+    fence: Fence
     warnings: tuple[str, ...]
 
     @property
@@ -55,7 +56,7 @@ class Cycle:
             target,
             manifest,
             self.replica.seed,
-            self.still_ours,
+            self.fence.recently_ours,
         )
         await update.start()
         return update
@@ -78,7 +79,7 @@ class Cycle:
         share, layout = self.replica.share, self.replica.layout
         await share.flush_directory(layout.manifests_dir)
         await replace_whole(share, layout.point_record(self.directory), encode(point))
-        await self.still_ours()
+        await self.fence.still_ours()
         await publish(self.replica, point)
 
 
@@ -89,7 +90,7 @@ async def begin_cycle(
     kept: frozenset[str],
     started: datetime,
     host: str,
-    still_ours: Callable[[], Awaitable[None]],
+    fence: Fence,
 ) -> Cycle:
     """Write down what the cycle is about to do, before it does any of it; goes on with the pending one if there is one.
 
@@ -107,7 +108,7 @@ async def begin_cycle(
     await share.make_dir(pending)
     await share.flush_directory(layout.points_dir)
     await replace_whole(share, layout.cycle_record(pending), encode(record))
-    return Cycle(replica, record, still_ours, losses)
+    return Cycle(replica, record, fence, losses)
 
 
 def choose_new_disks(

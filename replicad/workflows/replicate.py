@@ -22,6 +22,7 @@ from replicad.model.points import (
 from replicad.model.progress import PhaseStarted, Warned
 from replicad.replica.cycle import Cycle, begin_cycle, choose_new_disks
 from replicad.replica.directory import Replica, adopt_source, check_belongs, create_replica, open_replica
+from replicad.replica.fence import Fence
 from replicad.replica.layout import Layout
 from replicad.replica.recovery import Standing, recover
 from replicad.storage.port import Share, ShareLock
@@ -178,8 +179,9 @@ async def _begin(
         await _check_room(replica, snapshot, source, frozenset(wanted))
     new_disks = choose_new_disks(standing, wanted, ctx.new_id)
     kept = frozenset(d.source.path for d in plan.disks)
+    fence = Fence(lock.check, ctx.clock.monotonic_s)
     with _telling_how_to_go_on():
-        return await begin_cycle(replica, standing, new_disks, kept, ctx.clock.now(), ctx.holder().host, lock.check)
+        return await begin_cycle(replica, standing, new_disks, kept, ctx.clock.now(), ctx.holder().host, fence)
 
 
 async def _check_room(replica: Replica, snapshot: Snapshot, source: ChangeSource, new: frozenset[str]) -> None:

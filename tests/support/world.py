@@ -15,6 +15,7 @@ from replicad.model.errors import NotFoundError
 from replicad.model.names import join, parent
 from replicad.model.patience import Patience
 from replicad.model.progress import ProgressEvent
+from replicad.replica.fence import RECENT_S
 from replicad.replica.layout import check_disk_path
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import LockHolder, OpenMode, Share
@@ -30,16 +31,19 @@ VM = "웹 서버 🖥"
 
 
 class SteadyClock:
-    """Time that moves a second at each look, and as far as it is asked to sleep."""
+    """Time that moves a second at each look at the time of day, `tick_s` at each other look, and as far as it is asked
+    to sleep."""
 
-    def __init__(self) -> None:
+    def __init__(self, tick_s: float = 0.0) -> None:
         self.seconds = 0.0
+        self._tick_s = tick_s
 
     def now(self) -> datetime:
         self.seconds += 1
         return datetime(2026, 1, 1, tzinfo=UTC) + timedelta(seconds=self.seconds)
 
     def monotonic_s(self) -> float:
+        self.seconds += self._tick_s
         return self.seconds
 
     async def sleep(self, seconds: float) -> None:
@@ -67,7 +71,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.random = Random(self.seed)
-        self.time = SteadyClock()
+        self.time = SteadyClock(tick_s=RECENT_S)
 
     def context(self, cache: Share | None = None) -> Context:
         return Context(
