@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
-import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -151,7 +151,7 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         return charge + max(0, min(missing, CREDIT_TARGET))
 
     def _reserve(self, charge: int) -> None:
-        if not self.sequence_window.reserve(charge, self.timeout_s):
+        if not self._wire.outwait(partial(self.sequence_window.reserve, charge), self.timeout_s):
             self.condemn(f"the server granted no credits for {self.timeout_s:g} s")
             raise self._lost()
 
@@ -196,10 +196,9 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
     ) -> Any:
         """As smbprotocol's, but it always has a time limit, which condemns the connection, and follows no links."""
         limit_s = self.timeout_s if timeout is None else timeout
-        deadline = time.monotonic() + limit_s
         message_id = request.message["message_id"].get_value()
         while True:
-            if not request.response_event.wait(max(0.0, deadline - time.monotonic())):
+            if not self._wire.outwait(request.response_event.wait, limit_s):
                 self.condemn(f"the server gave no answer for {limit_s:g} s")
                 raise NoAnswerError
             with request.response_event_lock:

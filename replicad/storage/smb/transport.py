@@ -21,7 +21,8 @@ from .endpoint import Endpoint
 
 MAX_MESSAGE_BYTES = 0xFF_FFFF
 _STALLED_S = 60.0
-"""How long the rest of a message may take once its beginning has arrived."""
+"""How long no byte more of a message may arrive once its beginning has."""
+_MOST_WAITS = 10
 _NOT_LENT = nullcontext()
 # `poll` takes any number of open files; where there is none, `select` does not count files.
 _Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -145,6 +146,20 @@ class Transport:
         """The other end. OSError if the connection has ended."""
         return self._sock.family, self._sock.getpeername()
 
+    def outwait(self, wait: Callable[[float], bool], timeout_s: float) -> bool:
+        """Call `wait` with the timeout until it is true; False once no byte passed meanwhile, in either direction, and
+        after ten times at the latest.
+
+        Over a slow link an answer waits for many megabytes that are under way before it.
+        """
+        for _ in range(_MOST_WAITS):
+            passed_bytes = self.sent_bytes + self.received_bytes
+            if wait(timeout_s):
+                return True
+            if self.sent_bytes + self.received_bytes == passed_bytes:
+                return False
+        return False
+
     def connect(self) -> None:
         """Nothing: it is connected already."""
 
@@ -180,6 +195,7 @@ class Transport:
             raise ValueError(f"a message of {length} bytes does not fit into one frame")
         views.insert(0, memoryview(struct.pack(">I", length)))
         with self._sending:
+            # Of any byte that gets through: over a slow link a large message takes long, and is none the worse for it.
             deadline = time.monotonic() + self._send_timeout_s
             while views:
                 try:
@@ -191,6 +207,7 @@ class Transport:
                     self._wait(selectors.EVENT_WRITE, deadline)
                     continue
                 self.sent_bytes += sent
+                deadline = time.monotonic() + self._send_timeout_s
                 while views and sent >= len(views[0]):
                     sent -= len(views.pop(0))
                 if views:
@@ -255,6 +272,7 @@ class Transport:
                 raise _EndedError
             self.received_bytes += count
             view = view[count:]
+            deadline = time.monotonic() + timeout_s
         if not self._is_up():
             raise _EndedError
 
