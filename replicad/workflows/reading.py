@@ -14,10 +14,10 @@ from replicad.replica.hashing import hash_chunks
 from replicad.replica.view import ChunkRun, PointDisk
 from replicad.storage.together import first_error
 
-RUN_BYTES = 4 * 1024 * 1024
+RUN_BYTES = 8 * 1024 * 1024
 """A run takes three hops to a thread and back; for 1 MiB they cost more than the hashing."""
-_RUNS_AT_ONCE = 4
-"""While one is hashed and one is used, two are on their way."""
+_RUNS_AT_ONCE = 3
+"""While one is hashed or used, two are on their way."""
 
 Item = TypeVar("Item")
 
@@ -38,7 +38,7 @@ class ReadRun:
 async def read_point_disk(disk: PointDisk, hashing: Executor, use: Callable[[ReadRun], Awaitable[None]]) -> None:
     """Read all chunks that are not zeros, and await `use` for each run of them when it is hashed.
 
-    Runs begin in ascending order; 4 of them, of up to 4 MiB each, are read, hashed or used at a time. After an
+    Runs begin in ascending order; 3 of them, of up to 8 MiB each, are read, hashed or used at a time. After an
     IntegrityError no other run begins, and those under way come to their end: what is raised is the error of the run
     that comes first on the disk. Any other error, or being cancelled, ends all of them at once.
     """
@@ -71,7 +71,7 @@ async def read_point_disk(disk: PointDisk, hashing: Executor, use: Callable[[Rea
 async def each_in_a_buffer(
     work: Callable[[Item, memoryview], Awaitable[None]], items: Iterator[Item], buffer_bytes: int
 ) -> None:
-    """Await `work` for all items, begun in their order, 4 at a time, each with a buffer of its own until it returns.
+    """Await `work` for all items, begun in their order, 3 at a time, each with a buffer of its own until it returns.
 
     When one fails the others are cancelled and awaited, and its error is raised, not a group.
     """

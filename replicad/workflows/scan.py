@@ -16,11 +16,11 @@ from replicad.storage.buffers import Borrowed, Buffers
 from replicad.storage.port import ShareFile
 from replicad.storage.together import in_order
 
-_BLOCK_BYTES = 4 * 1024 * 1024
+_BLOCK_BYTES = 8 * 1024 * 1024
 """What is read, hashed and, where most of it changed, written at once. Each of these takes a hop to a thread and back,
 which for 1 MiB costs more than the hashing."""
-_BLOCKS_AT_ONCE = 4
-_BUFFERS = 16
+_BLOCKS_AT_ONCE = 3
+_BUFFERS = 9
 """Blocks in memory: those being read, and those whose bytes the taker keeps."""
 
 
@@ -83,7 +83,7 @@ async def scan(
 ) -> None:
     """Hand every block and gap of the disk to `take`, in ascending order, one at a time.
 
-    Up to 16 blocks of 4 MiB are in memory; if `take` keeps more than 12 of them before it returns, it waits for ever.
+    Up to 9 blocks of 8 MiB are in memory; if `take` keeps more than 6 of them before it returns, it waits for ever.
     BusyError if the file ends early.
     """
     loop = asyncio.get_running_loop()

@@ -120,9 +120,9 @@ async def test_connection_that_does_not_come_back_ends_the_sync_in_time_and_spoi
 
 async def test_many_losses_in_one_cycle_are_outlived_as_long_as_each_attempt_gets_further() -> None:
     async with _world_at("delta") as world:
-        await world.put("가 disk.vhd", Random(5).randbytes(16 * 64 * CHUNK))  # written in pieces of 4 MiB
+        await world.put("가 disk.vhd", Random(5).randbytes(16 * 64 * CHUNK))  # written in pieces of 8 MiB
         share = _side(world, "replica")
-        left = allowed = 4
+        left = allowed = 2
 
         def judge(number: int, what: str) -> Lost | None:
             nonlocal left, allowed
@@ -132,7 +132,7 @@ async def test_many_losses_in_one_cycle_are_outlived_as_long_as_each_attempt_get
             if left > 0:
                 return None
             # The next attempt sends again what is in doubt, and some pieces more.
-            left = allowed = allowed + 4
+            left = allowed = allowed + 2
             return Lost.AFTER
 
         share.judge = judge

@@ -26,6 +26,8 @@ from tests.support.smb_relay import SmbRelay, smb_relay
 
 pytestmark = pytest.mark.samba
 MIB = 1 << 20
+SMALL_PIECES = {"piece_bytes": 2 * MIB}
+"""So that a call has several of them."""
 both = pytest.mark.parametrize("encrypted", [False, True], ids=["signed", "encrypted"])
 
 
@@ -54,7 +56,9 @@ async def test_answers_out_of_order_are_put_where_they_belong(samba: SambaDirect
         (samba.path / "disk").write_bytes(data)
         async with (
             smb_relay(samba.server.host, samba.server.port, reverse) as relay,
-            open_share(samba.server, samba.address(), port=relay.port, encryption_required=encrypted) as share,
+            open_share(
+                samba.server, samba.address(), port=relay.port, encryption_required=encrypted, **SMALL_PIECES
+            ) as share,
             await share.open("disk", OpenMode.READ) as file,
         ):
             # One call has four pieces on its way, so each of these ends with none held back.
@@ -103,7 +107,9 @@ async def test_a_bit_flipped_on_the_way_is_never_read_as_data(samba: SambaDirect
     (samba.path / "disk").write_bytes(data)
     async with (
         smb_relay(samba.server.host, samba.server.port, flip) as relay,
-        open_share(samba.server, samba.address(), port=relay.port, encryption_required=encrypted) as share,
+        open_share(
+            samba.server, samba.address(), port=relay.port, encryption_required=encrypted, **SMALL_PIECES
+        ) as share,
     ):
         async with await share.open("disk", OpenMode.READ) as file:
             with pytest.raises(UnreachableError, match=r"an answer|can't be understood"):
@@ -131,7 +137,12 @@ async def relayed_share(
     async with (
         smb_relay(samba.server.host, samba.server.port, cut) as relay,
         open_share(
-            samba.server, samba.address(), port=relay.port, encryption_required=encrypted, connections=connections
+            samba.server,
+            samba.address(),
+            port=relay.port,
+            encryption_required=encrypted,
+            connections=connections,
+            **SMALL_PIECES,
         ) as share,
     ):
         await share.list("")
@@ -207,7 +218,7 @@ async def test_a_server_that_dies_or_stalls_in_the_middle_ends_the_call_in_time(
             smb_relay(server.host, server.port, stop) as relay,
             open_share(
                 server, SmbAddress("nas", PLAIN), port=relay.port, encryption_required=encrypted, timeout_s=1,
-                connections=connections,
+                connections=connections, **SMALL_PIECES,
             ) as share,
             await share.open("disk", OpenMode.WRITE) as file,
         ):  # fmt: skip
@@ -247,7 +258,7 @@ async def test_no_nonce_is_used_twice_by_whatever_a_connection_sends(samba: Samb
 
     async with (
         smb_relay(samba.server.host, samba.server.port, listen=listen) as relay,
-        open_share(samba.server, samba.address(), port=relay.port, connections=connections) as share,
+        open_share(samba.server, samba.address(), port=relay.port, connections=connections, **SMALL_PIECES) as share,
     ):
         bundle = await share.bundle()
         await bundle.settle()

@@ -63,9 +63,9 @@ async def test_a_cycle_whose_connection_freezes_has_its_lock_or_holds_again_at_o
             shares: dict[str, Share] = {"source": MemoryShare(), "replica": MemoryShare(), side: share}
             world = World(shares["source"], shares["replica"], hashing)
             for number in range(2):
-                await world.put("디스크 💾.vhd", Random(number).randbytes(96 * CHUNK))
+                await world.put("디스크 💾.vhd", Random(number).randbytes(160 * CHUNK))
                 # Of a source little is asked: the first read, or one of the last.
-                cable.freeze_after(40 * CHUNK if side == "replica" else 2500 + 1200 * number)
+                cable.freeze_after(40 * CHUNK if side == "replica" else 2500 + 800 * number)
                 began_s = asyncio.get_running_loop().time()
                 report = await world.sync_with_retries()
                 took_s = asyncio.get_running_loop().time() - began_s

@@ -30,7 +30,7 @@ async def _die_in_batch(world: World, batch: int) -> None:
         nonlocal writes
         if what.startswith(("write", "zero")) and (".initial" in what or ".updating" in what):
             writes += 1
-            if writes == 4 * (batch - 1) + 2:  # 4 MiB each
+            if writes == 2 * (batch - 1) + 2:  # 8 MiB each
                 faulty.faults[len(faulty.log) + 1] = Fault(When.TORN)
         return await original(what, whole, half)
 

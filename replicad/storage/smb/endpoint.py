@@ -26,6 +26,9 @@ class Endpoint:
     connections: int = 2
     """How many connections, each with a session of its own, may carry bulk data; the first one carries all else. At
     most MAX_CONNECTIONS."""
+    piece_bytes: int = 8 * 1024 * 1024
+    """The most that one READ or WRITE moves, where the server and its credits allow as much. Larger ones cost less
+    processor time, here and there."""
     connect_timeout_s: float = 10.0
     """For each of: name resolution, the TCP connection, negotiation, sign-in."""
     timeout_s: float = 30.0

@@ -103,7 +103,7 @@ class Link:
         self.endpoint = endpoint
         self.connection = connection
         self.session: Any = None
-        self.piece_bytes = 2 * 1024 * 1024
+        self.piece_bytes = endpoint.piece_bytes
         """The most that one READ or WRITE moves."""
         self.carried_bytes = 0
         """Of the calls that are moving data now. Only the event loop looks at it and changes it."""
