@@ -15,7 +15,7 @@ from replicad.replica.layout import Layout
 from replicad.storage.port import LockHolder, OpenMode, ShareFile
 from replicad.workflows.retries import PATIENCE, dry_run_with_retries
 from tests.fault.test_cycle_crashes import STAGES, bring_to
-from tests.support.lossy import LossyShare, Lost
+from tests.support.lossy import LossyShare, Lost, at_call
 from tests.support.world import CHUNK, VM, World, digests, memory_world, read_tree
 
 SIDES = ("replica", "source")
@@ -60,7 +60,7 @@ async def _check(world: World, *, all_points: bool) -> None:
 async def _lose_once(stage: str, side: str, number: int, how: Lost, *, all_points: bool = True) -> None:
     async with _world_at(stage, server_copy=number % 2 == 0) as world:
         share = _side(world, side)
-        share.judge = lambda seen, what: how if seen == number else None
+        share.judge = at_call(number, how)
         expected = max(world.history, default=0) + 1
         report = await world.sync_with_retries()
         lost = share.connections > 1
@@ -169,7 +169,7 @@ async def test_statistics_of_a_sync_without_losses_are_those_of_its_point() -> N
 async def test_progress_of_each_attempt_adds_up_to_its_own_phase() -> None:
     async with _world_at("initial") as world:
         share = _side(world, "replica")
-        share.judge = lambda number, what: Lost.AFTER if number == 60 else None
+        share.judge = at_call(60, Lost.AFTER)
         await world.sync_with_retries()
         phases = [event for event in world.events if isinstance(event, PhaseStarted) and event.total_bytes]
         assert [phase.name for phase in phases] == ["initial", "initial"]
@@ -182,7 +182,7 @@ async def test_our_own_lock_that_the_server_still_keeps_is_waited_for() -> None:
     async with _world_at("delta") as world:
         share = _side(world, "replica")
         share.locks_kept = 3
-        share.judge = lambda number, what: Lost.BEFORE if number == 50 else None
+        share.judge = at_call(50, Lost.BEFORE)
         report = await world.sync_with_retries()
         assert (report.attempts, len(_losses(world))) == (5, 1)
         await _check(world, all_points=True)
@@ -220,7 +220,7 @@ async def test_a_source_that_somebody_began_to_write_while_the_connection_was_lo
 
         world.time.sleep = meanwhile  # type: ignore[method-assign]  # the clock of this world
         share = _side(world, "source")
-        share.judge = lambda number, what: Lost.BEFORE if number == 15 else None
+        share.judge = at_call(15, Lost.BEFORE)
         with pytest.raises(BusyError, match="Shut the virtual machine down"):
             await world.sync_with_retries()
         await writers[0].close()
@@ -255,6 +255,6 @@ async def test_a_dry_run_outlives_a_loss_as_well() -> None:
         for side in SIDES:
             share = _side(world, side)
             at = len(share.log) + 8
-            share.judge = lambda number, what, at=at: Lost.BEFORE if number == at else None  # type: ignore[misc]
+            share.judge = at_call(at, Lost.BEFORE)
             found = await dry_run_with_retries(world.job(), world.change_source(), world.replica, world.context())
             assert (found.point, share.connections) == (job_report.point.number + 1, 2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from replicad.workflows.repair import verify_and_repair
 from replicad.workflows.restore import restore
 from replicad.workflows.verify import verify
 from tests.fault.test_cycle_crashes import bring_to
-from tests.support.lossy import LossyShare, Lost
+from tests.support.lossy import LossyShare, Lost, at_call
 from tests.support.world import CHUNK, VM, World, digests, memory_world, read_tree
 
 OTHER = LockHolder("other-host", "m", "b", 7, "1", "2026-01-01T00:00:00Z")
@@ -90,7 +91,7 @@ async def test_connection_lost_at_any_call_is_gone_on_from(work: Work, monkeypat
     for number in range(1, calls + 1):
         async with _world() as (world, share):
             how = ways[number % len(ways)]
-            share.judge = lambda seen, what, at=number, how=how: how if seen == at else None  # type: ignore[misc]
+            share.judge = at_call(number, how)
             if number <= opened_after:
                 # Nothing was read yet that would be worth going on with.
                 with pytest.raises((UnreachableError, TimedOutError)):
@@ -232,7 +233,7 @@ async def _lose_unnoticed(share: LossyShare, then: Callable[[], Awaitable[None]]
 async def test_what_looks_like_damage_is_none_if_another_writer_was_there_unnoticed() -> None:
     for work in (_restore, _verify, _verify_one):
         async with _world() as (world, share):
-            await _lose_unnoticed(share, lambda share=share: _another_cycle(share))  # type: ignore[misc]
+            await _lose_unnoticed(share, partial(_another_cycle, share))
             with pytest.raises(BusyError, match="another writer was there"):
                 await work(world)
 

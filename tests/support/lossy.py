@@ -43,6 +43,11 @@ class Lost(Enum):
     TIMED_OUT = "request never answered"
 
 
+def at_call(number: int, how: Lost) -> Callable[[int, str], Lost | None]:
+    """A judge that loses the connection at one call."""
+    return lambda seen, what: how if seen == number else None
+
+
 class LossyShare(DecoratedShare):
     """`judge` is asked at each call, given its number and what it is: how the connection is lost there, or None.
 
