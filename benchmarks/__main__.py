@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -13,8 +13,9 @@ from typing import NoReturn
 from replicad.model.errors import ReplicadError
 
 from . import chart, delta, full_copy, memory, move, starting, unchanged
+from .ballast import ballast
 from .contest import Case, hold
-from .lab import Lab, LeftOutError, lab
+from .lab import Lab, LeftOutError, is_in_memory, lab
 from .machine import machine
 from .report import print_results
 from .results import Outcome, Results
@@ -34,16 +35,17 @@ def main() -> int:
     outcomes: list[Outcome] = []
     left_out: list[str] = []
     failed = False
-    for case in [case for case in CASES if case.name in (asked.cases or [case.name])]:
-        size_mib = asked.size_mib or (case.quick_size_mib if asked.quick else case.size_mib)
-        try:
-            with lab(asked.directory, seed=1) as place:
-                _hold_all(case, place, size_mib * _MIB, rounds, outcomes)
-        except LeftOutError as why:
-            left_out.append(f"{case.name}: {why}")
-        except (ReplicadError, RuntimeError, AssertionError) as error:
-            print(f"benchmarks: {case.name}: {error}", file=sys.stderr)
-            failed = True
+    with ballast(asked.directory) if is_in_memory(asked.directory) else nullcontext() as kept:
+        for case in [case for case in CASES if case.name in (asked.cases or [case.name])]:
+            size_mib = asked.size_mib or (case.quick_size_mib if asked.quick else case.size_mib)
+            try:
+                with lab(asked.directory, seed=1, ballast=kept) as place:
+                    _hold_all(case, place, size_mib * _MIB, rounds, outcomes)
+            except LeftOutError as why:
+                left_out.append(f"{case.name}: {why}")
+            except (ReplicadError, RuntimeError, AssertionError) as error:
+                print(f"benchmarks: {case.name}: {error}", file=sys.stderr)
+                failed = True
     settings = {"rounds": rounds, "quick": asked.quick, "size_mib": asked.size_mib}
     results = Results(facts, settings, tuple(outcomes), tuple(left_out))
     print_results(results)
@@ -63,7 +65,7 @@ def _hold_all(case: Case, place: Lab, size_bytes: int, rounds: int, outcomes: li
     # Closed whatever happens: what a case has set up is taken away before its directory is.
     with closing(case.contests(place, size_bytes)) as contests:
         for contest in contests:
-            outcomes.append(outcome := hold(contest, rounds, place))
+            outcomes.append(outcome := hold(contest, rounds))
             fastest = min(outcome.standings, key=lambda standing: standing.seconds)
             print(
                 f"{outcome.case}, {outcome.variant}: {fastest.name} was the fastest, {fastest.seconds:.2f} s",

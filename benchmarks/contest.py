@@ -37,17 +37,13 @@ class Contestant:
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """`size_bytes` is what is to be brought over or read. `before_round` happens once a round, for all alike.
-
-    `writes_bytes` is about how much is written for it, counting what the page cache keeps besides.
-    """
+    """`size_bytes` is what is to be brought over or read. `before_round` happens once a round, for all alike."""
 
     case: str
     variant: str
     size_bytes: int
     contestants: tuple[Contestant, ...]
     before_round: Callable[[], object] = nothing
-    writes_bytes: int = 0
 
 
 Contests = Generator[Contest, None, None]
@@ -66,7 +62,7 @@ class Case:
     contests: Callable[[Lab, int], Contests]
 
 
-def hold(contest: Contest, rounds: int, lab: Lab) -> Outcome:
+def hold(contest: Contest, rounds: int) -> Outcome:
     """All contestants in turns; another one begins each round, so that nobody always finds the caches warm."""
     present = [c for c in contest.contestants if not c.needs or shutil.which(c.needs)]
     missing = tuple(f"{c.name}: {c.needs} is not installed" for c in contest.contestants if c not in present)
@@ -79,7 +75,6 @@ def hold(contest: Contest, rounds: int, lab: Lab) -> Outcome:
         first = number % len(present)
         for contestant in (*present[first:], *present[:first]):
             contestant.prepare()
-            lab.touch_memory(contest.writes_bytes)
             runs[contestant.name].append(contestant.run())
             contestant.check()
     standings = tuple(Standing(c.name, c.kind, tuple(runs[c.name])) for c in present)

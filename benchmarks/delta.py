@@ -34,7 +34,6 @@ def delta(lab: Lab, size_bytes: int) -> Contests:
         yield Contest(
             "delta of 1 %", ENCRYPTED, disk.stat().st_size, _contestants(here, daemon, disk, changed),
             before_round=lambda: changed.append(change_one_percent(lab, disk)),
-            writes_bytes=size_bytes,
         )  # fmt: skip
 
 

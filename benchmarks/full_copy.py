@@ -6,6 +6,7 @@ path reads, hashes and writes. The other programs copy, and neither hash nor flu
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def put(lab: Lab, size_bytes: int) -> Contests:
     with site(lab.directory("site"), protected_shares(lab.directory("shares"))) as here:
         here.configure({f"{_VM}-{name}": (disk.parent, rf"\\{name}\{name}") for name in PROTECTIONS})
         for name in PROTECTIONS:
-            yield Contest("put", name, disk.stat().st_size, _putters(here, name, disk), writes_bytes=size_bytes)
+            yield Contest("put", name, disk.stat().st_size, _putters(here, name, disk))
 
 
 def _putters(here: Site, name: str, disk: Path) -> tuple[Contestant, ...]:
@@ -48,21 +49,22 @@ def _putters(here: Site, name: str, disk: Path) -> tuple[Contestant, ...]:
     def check(copy: str) -> None:
         check_and_remove(disk, here.behind(name, copy))
 
-    words = f'put "{disk}" {_COPY}'
     return (
         Contestant("replicad sync", Kind.COMMAND, sync, prepare=forget, check=check_replica),
         Contestant("replicad data path", Kind.DATA_PATH, path, check=partial(check, DISK)),
-        Contestant("smbclient put", Kind.OTHER, partial(here.smbclient, name, name, words),
-            check=partial(check, _COPY)),
-        Contestant(
-            "smbclient put -b", Kind.OTHER, partial(here.smbclient, name, name, words, *_LARGEST_BUFFER),
-            check=partial(check, _COPY),
-        ),
-        Contestant(
-            "rclone copyto", Kind.OTHER, partial(here.rclone, "copyto", str(disk), f"nas:{name}/{_COPY}"),
-            check=partial(check, _COPY), needs="rclone",
-        ),
-    )  # fmt: skip
+        *_others(here, name, f'put "{disk}" {_COPY}', (str(disk), f"nas:{name}/{_COPY}"), partial(check, _COPY)),
+    )
+
+
+def _others(
+    here: Site, share: str, words: str, rclone_words: tuple[str, str], check: Callable[[], None]
+) -> Iterator[Contestant]:
+    """smbclient, given `words`, and rclone: source and target."""
+    verb, client = words.split()[0], partial(here.smbclient, share, share, words)
+    copy = partial(here.rclone, "copyto", *rclone_words)
+    yield Contestant(f"smbclient {verb}", Kind.OTHER, client, check=check)
+    yield Contestant(f"smbclient {verb} -b", Kind.OTHER, partial(client, *_LARGEST_BUFFER), check=check)
+    yield Contestant("rclone copyto", Kind.OTHER, copy, check=check, needs="rclone")
 
 
 def get(lab: Lab, size_bytes: int) -> Contests:
@@ -75,9 +77,7 @@ def get(lab: Lab, size_bytes: int) -> Contests:
         for name in PROTECTIONS:
             vm = f"{_VM}-{name}"
             here.replicad("sync", vm)
-            yield Contest(
-                "get", name, disk.stat().st_size, _getters(here, name, vm, disk, target), writes_bytes=size_bytes
-            )
+            yield Contest("get", name, disk.stat().st_size, _getters(here, name, vm, disk, target))
             here.forget_replica(name, vm)
 
 
@@ -96,17 +96,8 @@ def _getters(here: Site, name: str, vm: str, disk: Path, target: Path) -> tuple[
     return (
         Contestant("replicad restore", Kind.COMMAND, restore, check=partial(check, f"restored/{DISK}")),
         Contestant("replicad data path", Kind.DATA_PATH, path, check=partial(check, DISK)),
-        Contestant("smbclient get", Kind.OTHER, partial(here.smbclient, name, name, words),
-            check=partial(check, _COPY)),
-        Contestant(
-            "smbclient get -b", Kind.OTHER, partial(here.smbclient, name, name, words, *_LARGEST_BUFFER),
-            check=partial(check, _COPY),
-        ),
-        Contestant(
-            "rclone copyto", Kind.OTHER, partial(here.rclone, "copyto", source, str(target / _COPY)),
-            check=partial(check, _COPY), needs="rclone",
-        ),
-    )  # fmt: skip
+        *_others(here, name, words, (source, str(target / _COPY)), partial(check, _COPY)),
+    )
 
 
 def local(lab: Lab, size_bytes: int) -> Contests:
@@ -144,7 +135,6 @@ def local(lab: Lab, size_bytes: int) -> Contests:
                     needs="rsync",
                 ),
             ),
-            writes_bytes=size_bytes,
         )  # fmt: skip
 
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 
+from .ballast import Ballast
+
 CHUNK_BYTES = 64 << 10
 _SPARE_MEMORY_BYTES = 1 << 30
 DISK = "디스크.vhdx"
@@ -27,10 +29,12 @@ class LeftOutError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Lab:
-    """One directory, removed in the end; `rng` decides what is written where."""
+    """One directory, removed in the end; `rng` decides what is written where. `ballast` keeps memory ready for files
+    that lie in memory; None for others."""
 
     root: Path
     rng: random.Random
+    ballast: Ballast | None = None
 
     def directory(self, name: str) -> Path:
         """A new, empty directory; an older one of that name is removed."""
@@ -40,7 +44,8 @@ class Lab:
         return path
 
     def need_room(self, wanted_bytes: int) -> None:
-        """LeftOutError if there is less; in memory, the programs need some, too."""
+        """Have room for as much, and be sure of it; LeftOutError if there is less. In memory, the programs need some,
+        too."""
         room_bytes = self._room_bytes()
         if room_bytes < wanted_bytes:
             wanted, room = (f"{count / (1 << 30):.1f}" for count in (wanted_bytes, room_bytes))
@@ -48,31 +53,12 @@ class Lab:
                 f"it takes {wanted} GiB in {self.root.parent}, and {room} are free: "
                 "choose a smaller --size-mib, or another --directory"
             )
-
-    def touch_memory(self, count: int) -> None:
-        """Write as many bytes and give them back, if files here are in memory.
-
-        A virtual machine's host takes idle memory away, and what is written next pays for bringing it back: ten times
-        the cost of the writing itself was seen. So nobody pays for it while the clock runs.
-        """
-        if not self.is_in_memory:
-            return
-        path, piece = self.root / "touched", bytes(_PIECE_BYTES)
-        try:
-            with path.open("wb", buffering=0) as file:
-                for _ in range(min(count, self._room_bytes()) // _PIECE_BYTES):
-                    file.write(piece)
-        finally:
-            path.unlink()
-
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether files here are kept in memory."""
-        return file_system_of(self.root) in ("tmpfs", "ramfs")
+        if self.ballast is not None:
+            self.ballast.hold(wanted_bytes)
 
     def _room_bytes(self) -> int:
         free_bytes = shutil.disk_usage(self.root).free
-        if self.is_in_memory:
+        if is_in_memory(self.root):
             return max(0, min(free_bytes, _available_memory_bytes() - _SPARE_MEMORY_BYTES))
         return free_bytes
 
@@ -144,13 +130,18 @@ def file_system_of(path: Path) -> str:
     return max(fitting, default=(0, "unknown"))[1]
 
 
+def is_in_memory(path: Path) -> bool:
+    """Whether files there are kept in memory."""
+    return file_system_of(path) in ("tmpfs", "ramfs")
+
+
 @contextlib.contextmanager
-def lab(directory: Path, seed: int) -> Iterator[Lab]:
+def lab(directory: Path, seed: int, ballast: Ballast | None = None) -> Iterator[Lab]:
     """A lab below `directory`."""
     # A short name: smbd makes Unix sockets below it.
     root = Path(tempfile.mkdtemp(prefix="replicad-bench-", dir=directory))
     try:
-        yield Lab(root, random.Random(seed))
+        yield Lab(root, random.Random(seed), ballast)
     finally:
         shutil.rmtree(root)
 

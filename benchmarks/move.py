@@ -11,7 +11,7 @@ from pathlib import Path
 from replicad.cli.demo.samba import SambaShare
 
 from .contest import Case, Contest, Contestant, Contests
-from .lab import Lab, check_and_remove, make_disk
+from .lab import Lab, check_and_remove, is_in_memory, make_disk
 from .measuring import Measurement
 from .mounts import mounted
 from .results import Kind
@@ -25,7 +25,9 @@ _MIB = 1 << 20
 def in_memory(lab: Lab, size_bytes: int) -> Contests:
     """On the lab's own file system."""
     lab.need_room(2 * size_bytes)
-    yield from _between(lab, lab.directory("shares"), "in memory" if lab.is_in_memory else "on disk", [size_bytes])
+    yield from _between(
+        lab, lab.directory("shares"), "in memory" if is_in_memory(lab.root) else "on disk", [size_bytes]
+    )
 
 
 def on_ext4(lab: Lab, size_bytes: int) -> Contests:
@@ -50,11 +52,7 @@ def _between(lab: Lab, root: Path, what: str, sizes_bytes: list[int]) -> Contest
         for size_bytes in sizes_bytes:
             disk = make_disk(lab, here.behind(_FROM, _DISK), size_bytes)
             mib = f"{size_bytes // _MIB} MiB" if size_bytes % (1 << 30) else f"{size_bytes >> 30} GiB"
-            # What is in a file system of its own is in the page cache and in its image.
-            writes_bytes = size_bytes if root.is_relative_to(lab.root / "shares") else 2 * size_bytes
-            yield Contest(
-                "move", f"{what}, {mib}", disk.stat().st_size, _contestants(here, disk), writes_bytes=writes_bytes
-            )
+            yield Contest("move", f"{what}, {mib}", disk.stat().st_size, _contestants(here, disk))
             disk.unlink()
 
 

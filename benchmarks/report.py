@@ -18,7 +18,8 @@ _ALWAYS_SHOWN = 2
 LEGEND = (
     "'command is' and 'data path is': how many times as fast as this program replicad's whole command (sync, restore) "
     "and its data path alone are; the median of the rounds' ratios. Seconds and processor time are medians, memory is "
-    "the highest peak of all rounds."
+    "the highest peak of all rounds. Programs are measured from their start to their end; the data path from when it "
+    "runs and is signed in, as a service is ('start' tells what that takes)."
 )
 
 

@@ -1,4 +1,7 @@
-"""What every run begins with: starting the program, connecting, signing in. It is in all figures of the other cases."""
+"""What every run begins with: starting the program, connecting, signing in.
+
+It is in all figures of the other cases but those of the data path.
+"""
 
 from __future__ import annotations
 
@@ -32,9 +35,6 @@ def _contestants(here: Site, name: str) -> tuple[Contestant, ...]:
 
     return (
         Contestant("replicad points", Kind.COMMAND, points),
-        Contestant(
-            "replicad data path", Kind.DATA_PATH, partial(here.data_path, "scan", rf"\\{name}\{name}", "one.vhdx")
-        ),
         Contestant("smbclient ls", Kind.OTHER, partial(here.smbclient, name, name, "ls")),
         Contestant("rclone lsf", Kind.OTHER, partial(here.rclone, "lsf", f"nas:{name}"), needs="rclone"),
     )

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from random import Random
 from xml.etree import ElementTree
 
 import pytest
 
 from benchmarks.chart import draw
 from benchmarks.contest import Contest, Contestant, hold
-from benchmarks.lab import Lab
 from benchmarks.measuring import Measurement
 from benchmarks.report import tables
 from benchmarks.results import Kind, Outcome, Results, Standing, read
@@ -104,7 +102,7 @@ def test_a_chart_has_a_bar_for_each_contestant_whose_length_is_its_speed() -> No
     assert widths[2] == pytest.approx(widths[1] / 6, abs=0.1)
 
 
-def test_each_round_begins_with_another_one_and_one_that_is_missing_is_named(tmp_path: Path) -> None:
+def test_each_round_begins_with_another_one_and_one_that_is_missing_is_named() -> None:
     heard: list[str] = []
 
     def contestant(name: str, needs: str = "") -> Contestant:
@@ -121,7 +119,7 @@ def test_each_round_begins_with_another_one_and_one_that_is_missing_is_named(tmp
         "put", "signed", 5, (contestant("a", "sh"), contestant("b", "no-such-program"), contestant("c")),
         before_round=lambda: heard.append("round"),
     )  # fmt: skip
-    outcome = hold(contest, 2, Lab(tmp_path, Random(1)))
+    outcome = hold(contest, 2)
     a, c = ([f"{what} {name}" for what in ("prepare", "run", "check")] for name in "ac")
     assert heard == ["begin a", "begin c", "round", *a, *c, "round", *c, *a]
     assert outcome.left_out == ("b: no-such-program is not installed",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -9,7 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lab import Lab, change_one_percent, check_and_remove, check_same, lab
+from benchmarks.ballast import Ballast, ballast
+from benchmarks.lab import (
+    Lab,
+    LeftOutError,
+    change_one_percent,
+    check_and_remove,
+    check_same,
+    is_in_memory,
+    lab,
+)
 from benchmarks.measuring import cpu_of_group, measure
 
 _MIB = 1 << 20
@@ -110,22 +120,27 @@ def test_one_chunk_in_a_hundred_changes_and_none_of_the_first_8_mib(tmp_path: Pa
     assert disk.stat().st_size == len(before)
 
 
-@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a directory in memory")
-def test_memory_is_touched_where_files_are_in_memory_and_given_back() -> None:
-    with lab(Path("/dev/shm"), seed=1) as place:
-        written = _writes_of_this_process()
-        place.touch_memory(5 * _MIB)
-        assert _writes_of_this_process() - written >= 5 * _MIB
-        assert list(place.root.iterdir()) == []
+@pytest.mark.skipif(not is_in_memory(Path("/dev/shm")), reason="needs a directory in memory")
+def test_a_ballast_holds_one_page_in_64_and_its_memory_goes_with_it() -> None:
+    with ballast(Path("/dev/shm")) as held:
+        held.hold(3 * _MIB)
+        before = _blocks_of(held)
+        held.hold(5 * _MIB + 1)
+        held.hold(_MIB)
+        assert held.held_bytes == 6 * _MIB
+        pages = 6 * _MIB // os.sysconf("SC_PAGE_SIZE")
+        assert _blocks_of(held) == 2 * before == pages // 64 * os.sysconf("SC_PAGE_SIZE") // 512
 
 
-def test_memory_is_not_touched_for_files_on_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("benchmarks.lab.file_system_of", lambda path: "ext4")
-    written = _writes_of_this_process()
-    Lab(tmp_path, random.Random(1)).touch_memory(5 * _MIB)
-    assert _writes_of_this_process() - written < _MIB
+@pytest.mark.skipif(not is_in_memory(Path("/dev/shm")), reason="needs a directory in memory")
+def test_a_lab_in_memory_has_as_much_kept_ready_as_it_needs() -> None:
+    with ballast(Path("/dev/shm")) as held, lab(Path("/dev/shm"), seed=1, ballast=held) as place:
+        place.need_room(4 * _MIB)
+        assert held.held_bytes == 4 * _MIB
+        with pytest.raises(LeftOutError):
+            place.need_room(1 << 50)
+        assert held.held_bytes == 4 * _MIB
 
 
-def _writes_of_this_process() -> int:
-    """Bytes that were given to write() until now (proc(5))."""
-    return int(dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())["wchar"])
+def _blocks_of(held: Ballast) -> int:
+    return os.fstat(held._fd).st_blocks
