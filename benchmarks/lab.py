@@ -54,7 +54,8 @@ class Lab:
                 "choose a smaller --size-mib, or another --directory"
             )
         if self.ballast is not None:
-            self.ballast.hold(wanted_bytes)
+            # Twice as much, as the kernel also gives away what was not kept.
+            self.ballast.hold(min(2 * wanted_bytes, room_bytes))
 
     def _room_bytes(self) -> int:
         free_bytes = shutil.disk_usage(self.root).free

@@ -28,8 +28,8 @@ from . import frame, protect
 
 CREDIT_BYTES = 64 * 1024
 """What one credit pays for (MS-SMB2 §3.2.4.1.5)."""
-_SPARE_BUFFERS = 8
-"""Buffers for encrypted messages that are kept: as many as there are calls under way at a time."""
+_SEALED_AT_ONCE = 2
+"""Messages in memory that are encrypted: while one is sent another one is sealed."""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -125,6 +125,7 @@ class DataChannel:
         self._pending: dict[int, Pending] = {}
         self._sessions: dict[int, _Session] = {}
         self._ended = False
+        self._sealing = threading.BoundedSemaphore(_SEALED_AT_ONCE)
         self._spare: list[bytearray] = []
         # The receiving thread's own.
         self._arriving = bytearray(frame.TRANSFORM_BYTES + frame.ANSWER_BYTES)
@@ -223,14 +224,14 @@ class DataChannel:
         if sealer is None:
             raise NotProtectedError("the connection has no encryption")
         parts: list[Buffer] = [head] if data is None else [head, data]
-        buffer = self._borrow(frame.TRANSFORM_BYTES + sum(map(len, parts)))
-        try:
-            with pending.loan:
-                message = sealer.seal(parts, buffer)
-            self._wire.send_parts([message])
-        finally:
-            self._spare.append(buffer)
-            del self._spare[_SPARE_BUFFERS:]
+        with self._sealing:
+            buffer = self._borrow(frame.TRANSFORM_BYTES + sum(map(len, parts)))
+            try:
+                with pending.loan:
+                    message = sealer.seal(parts, buffer)
+                self._wire.send_parts([message])
+            finally:
+                self._spare.append(buffer)
 
     def _borrow(self, length: int) -> bytearray:
         try:
