@@ -352,6 +352,30 @@ async def test_each_handle_that_wrote_is_flushed_once(samba: SambaDirectory) -> 
         assert [flushes(sent[number]) for number in (0, 1)] == [3, 2]
 
 
+async def test_a_write_that_ends_after_a_flush_has_begun_is_flushed_by_the_next_one(samba: SambaDirectory) -> None:
+    sent: dict[int, bytearray] = {}
+
+    def listen(data: bytes) -> None:
+        sent.setdefault(relay.passing, bytearray()).extend(data)
+
+    async with (
+        smb_relay(samba.server.host, samba.server.port, listen=listen) as relay,
+        open_share(samba.server, samba.address(), port=relay.port, encryption_required=False) as share,
+        await share.open("disk", OpenMode.CREATE) as file,
+    ):
+        await open_everywhere(share, file)
+        await file.flush()
+        relay.carried_bytes.clear()
+        async with asyncio.TaskGroup() as group:
+            writing = [group.create_task(file.write(bytes(32 * MIB), number * 32 * MIB)) for number in (0, 1)]
+            await until(lambda: min(relay.carried_bytes[number] for number in (0, 1)) > MIB)
+            await file.flush()
+            assert not any(task.done() for task in writing)
+        before = [flushes(sent[number]) for number in (0, 1)]
+        await file.flush()
+        assert [flushes(sent[number]) for number in (0, 1)] == [count + 1 for count in before]
+
+
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 async def test_what_was_written_over_any_connection_survives_a_power_failure_after_a_flush() -> None:

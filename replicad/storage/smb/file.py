@@ -67,9 +67,11 @@ class SmbFile:
         refuse_negative(offset)
         view = memoryview(data).cast("B")
         async with self._lanes.lane(len(view)) as lane:
-            lane.unflushed = True
             tree, handle = lane.tree, lane.handle
-            await tree.link.run("write", self._subject, lambda job: bulk.write(job, tree, handle, view, offset))
+            try:
+                await tree.link.run("write", self._subject, lambda job: bulk.write(job, tree, handle, view, offset))
+            finally:  # not before: a flush that comes in the middle is not one of all of it
+                lane.unflushed = True
 
     async def zero(self, offset: int, length: int) -> None:
         self._usable("zero", changes=True)
