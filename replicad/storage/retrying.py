@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import TypeVar
 
 from replicad.model.clock import Clock
@@ -87,6 +89,8 @@ class _RetryingFile(DecoratedFile):
         self._identity: Identity | None = None
         self._identifying = asyncio.Lock()
         self._opening = asyncio.Lock()
+        self._calls: Counter[ShareFile] = Counter()
+        """How many calls are under way on a file."""
 
     async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
         await self._identify()
@@ -113,12 +117,30 @@ class _RetryingFile(DecoratedFile):
         while True:
             file, epoch = self.inner, self._epoch
             try:
-                result = await call(file)
+                async with self._kept_open(file):
+                    result = await call(file)
             except ReplicadError as error:
                 await self._open_instead_of(file, epoch, error)
             else:
                 self._losses.went_on(epoch)
                 return result
+
+    @asynccontextmanager
+    async def _kept_open(self, file: ShareFile) -> AsyncIterator[None]:
+        """A call on a file that was lost may have begun and still wait for its turn: it has to find the file lost, not
+        closed. The last one closes it."""
+        self._calls[file] += 1
+        try:
+            yield
+        finally:
+            self._calls[file] -= 1
+            if file is not self.inner:
+                await self._close_unused(file)
+
+    async def _close_unused(self, file: ShareFile) -> None:
+        if not self._calls[file]:
+            del self._calls[file]
+            await file.close()
 
     async def _open_instead_of(self, file: ShareFile, epoch: int, error: ReplicadError) -> None:
         async with self._opening:
@@ -126,7 +148,7 @@ class _RetryingFile(DecoratedFile):
                 return
             self.inner = await self._losses.outlive(error, epoch, self._open_again)
             self._epoch = self._losses.epoch
-        await file.close()
+        await self._close_unused(file)
 
     async def _open_again(self) -> ShareFile:
         file = await self._share.open(self._path, OpenMode.READ)

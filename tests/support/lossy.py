@@ -168,8 +168,11 @@ class LossyFile(DecoratedFile):
         super().__init__(inner)
         self._share = share
         self._connection = share.connections
+        self._open = True
 
     async def _call(self, what: str, whole: Callable[[], Awaitable[T]]) -> T:
+        if not self._open:
+            raise ValueError(f"{self.path} is closed")
         return await self._share.call(f"{what} {self.path}", self._connection, whole)
 
     async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
@@ -197,6 +200,7 @@ class LossyFile(DecoratedFile):
         return await self._call("identity", self.inner.identity)
 
     async def close(self) -> None:
+        self._open = False
         if self in self._share.files:
             self._share.files.remove(self)
         await self.inner.close()

@@ -17,10 +17,14 @@ from replicad.model.errors import (
     UnreachableError,
 )
 from replicad.model.progress import ProgressEvent, Warned
+from replicad.settings.timetable import parse_timetable
+from replicad.storage.limiter import Limiter, Throttle
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode, Share, ShareFile
 from replicad.storage.retrying import RetryingShare
+from replicad.storage.throttled import ThrottledShare, Throttles
 from tests.support.lossy import LossyShare, Lost
+from tests.support.virtual_time import run, wall_clock
 from tests.support.world import SteadyClock
 
 DATA = bytes(range(256)) * 64
@@ -113,6 +117,21 @@ async def test_many_calls_that_fail_together_open_the_file_once() -> None:
         assert scene.lossy.log.count(f"open {PATH} to read") == opened + 1
     assert len(scene.warnings) == 2
     assert scene.time.seconds == 0.5
+
+
+def test_calls_that_wait_for_their_turn_when_the_connection_is_lost_are_gone_on_with() -> None:
+    async def story() -> None:
+        scene = await make_scene()
+        throttle = Throttle((Limiter(parse_timetable("64K"), wall_clock),))
+        limited = ThrottledShare(scene.lossy, Throttles(throttle, throttle))
+        share = RetryingShare(limited, scene.time.clock(), scene.events.append)
+        async with await share.open(PATH, OpenMode.READ) as file:
+            await file.identity()
+            scene.lose_at("read")
+            assert await read_all(file) == DATA
+        assert (len(scene.warnings), scene.lossy.files) == (2, [])
+
+    run(story())
 
 
 async def test_two_files_of_one_connection_are_one_loss() -> None:
