@@ -36,7 +36,7 @@ class _Stretch:
 
 async def damaged_entries(file: ShareFile, index: UndoIndex, seed: int, hashing: Executor) -> list[int]:
     """The chunks whose old bytes in a log are not what their hashes say, and those beside which bytes are that nobody
-    wrote, in ascending order. Up to 16 MiB of the log are in memory at a time."""
+    wrote, in ascending order. Up to 24 MiB of the log are in memory at a time."""
     loop = asyncio.get_running_loop()
     found: list[int] = []
 
