@@ -1,4 +1,4 @@
-"""A fixed number of buffers of one size, lent and given back: memory stays bounded, and is not asked for anew."""
+"""Buffers of one size, lent and given back: no more than a fixed number at a time, and few of them asked for anew."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import asyncio
 
 
 class Buffers:
-    """Lends up to `count` buffers of `size_bytes` at a time, first come, first served; each is made when first needed.
+    """Lends up to `count` buffers of `size_bytes` at a time, first come, first served; each is made when it is needed.
 
-    For one event loop.
+    Of those that nobody uses `kept` are kept for the next ones. For one event loop.
     """
 
-    def __init__(self, count: int, size_bytes: int) -> None:
+    def __init__(self, count: int, size_bytes: int, kept: int) -> None:
         self.size_bytes = size_bytes
+        self._kept = kept
         self._places = asyncio.Semaphore(count)
         self._free: list[bytearray] = []
 
@@ -23,7 +24,8 @@ class Buffers:
 
     def take_back(self, buffer: bytearray) -> None:
         """For `Borrowed`: nobody uses it any more."""
-        self._free.append(buffer)
+        if len(self._free) < self._kept:
+            self._free.append(buffer)
         self._places.release()
 
 

@@ -88,7 +88,7 @@ async def scan(
     """
     loop = asyncio.get_running_loop()
     block_bytes = max(_BLOCK_BYTES, hashing.chunk_bytes)
-    buffers = Buffers(_BUFFERS, min(block_bytes, max(1, size_bytes)))
+    buffers = Buffers(_BUFFERS, min(block_bytes, max(1, size_bytes)), kept=_BLOCKS_AT_ONCE)
 
     async def read(piece: Extent | Gap) -> Block | Gap:
         if isinstance(piece, Gap):

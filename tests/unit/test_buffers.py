@@ -10,7 +10,7 @@ from replicad.storage.buffers import Borrowed, Buffers
 
 
 async def test_no_more_buffers_are_lent_than_there_are_and_who_came_first_gets_the_next() -> None:
-    buffers = Buffers(2, 8)
+    buffers = Buffers(2, 8, kept=2)
     first, second = await buffers.borrow(), await buffers.borrow()
     came: list[int] = []
 
@@ -32,7 +32,7 @@ async def test_no_more_buffers_are_lent_than_there_are_and_who_came_first_gets_t
 
 
 async def test_a_buffer_goes_back_only_when_all_who_keep_it_have_given_it_back() -> None:
-    buffers = Buffers(1, 8)
+    buffers = Buffers(1, 8, kept=1)
     lent = await buffers.borrow()
     lent.keep()
     lent.give_back()
@@ -45,7 +45,7 @@ async def test_a_buffer_goes_back_only_when_all_who_keep_it_have_given_it_back()
 
 
 async def test_whoever_waits_for_a_buffer_can_be_cancelled_and_no_buffer_is_lost() -> None:
-    buffers = Buffers(1, 8)
+    buffers = Buffers(1, 8, kept=1)
     lent = await buffers.borrow()
     waiting = asyncio.ensure_future(buffers.borrow())
     await asyncio.sleep(0)
@@ -56,8 +56,17 @@ async def test_whoever_waits_for_a_buffer_can_be_cancelled_and_no_buffer_is_lost
 
 
 async def test_a_buffer_that_was_given_back_is_neither_kept_nor_given_back_again() -> None:
-    lent = await Buffers(1, 8).borrow()
+    lent = await Buffers(1, 8, kept=1).borrow()
     lent.give_back()
     for misuse in (lent.keep, lent.give_back):
         with pytest.raises(ValueError, match="given back"):
             misuse()
+
+
+async def test_no_more_buffers_are_kept_for_the_next_ones_than_they_are_likely_to_need() -> None:
+    buffers = Buffers(4, 8, kept=1)
+    lent = [await buffers.borrow() for _ in range(4)]
+    for one in lent:
+        one.give_back()
+    again = [await buffers.borrow() for _ in range(4)]
+    assert [one.buffer is lent[0].buffer for one in again] == [True, False, False, False]
