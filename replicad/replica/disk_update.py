@@ -7,7 +7,7 @@ is overwritten, and the disk bears another name from before its first byte chang
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -31,6 +31,8 @@ BATCH_CHUNKS = 256
 _FLUSH_EVERY_BYTES = 256 * 1024 * 1024
 WRITES_AT_ONCE = 4
 """Of all batches together."""
+_LARGE_BYTES = 4 * 1024 * 1024
+"""Stretches that are smaller are written in one call with others: each call takes a hop to a thread and back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,22 +240,26 @@ class DiskUpdate:
     async def write(self, saved: SavedBatch) -> int:
         """Write a batch that was saved; returns the bytes sent. To be begun in the order of the saving."""
         working = await self._opened()
-        sent_bytes = sum(await together(partial(self._send, working.disk), saved.stretches, WRITES_AT_ONCE))
+        parts = list(_written_together(saved.stretches))
+        sent_bytes = sum(await together(partial(self._send, working.disk), parts, WRITES_AT_ONCE))
         for stretch in saved.stretches:
             self.known.written(stretch.first, stretch.hashes)
         await working.took(saved.batches, sent_bytes)
         return sent_bytes
 
-    async def _send(self, disk: ShareFile, stretch: Stretch) -> int:
-        offset = stretch.first * self.known.chunk_bytes
+    async def _send(self, disk: ShareFile, stretches: Sequence[Stretch]) -> int:
+        """Write stretches that go together; returns the bytes sent."""
+        chunk_bytes = self.known.chunk_bytes
+        pieces = [(s.data, s.first * chunk_bytes) for s in stretches if s.data is not None]
         async with self._writing:
-            if stretch.data is None:
-                # Whole chunks, also beyond the new end: the disk is cut only when all of it is written, and may grow
-                # again before the cycle gets through.
-                await disk.zero(offset, stretch.count * self.known.chunk_bytes)
-                return 0
-            await disk.write(stretch.data, offset)
-        return len(stretch.data)
+            if pieces:
+                await disk.write_pieces(pieces)
+            for stretch in stretches:
+                if stretch.data is None:
+                    # Whole chunks, also beyond the new end: the disk is cut only when all of it is written, and may
+                    # grow again before the cycle gets through.
+                    await disk.zero(stretch.first * chunk_bytes, stretch.count * chunk_bytes)
+        return sum(len(data) for data, _ in pieces)
 
     async def _opened(self) -> _Working:
         if self._working is None:
@@ -331,3 +337,21 @@ class DiskUpdate:
         if working is not None:
             await working.log_file.close()
             await working.disk.close()
+
+
+def _written_together(stretches: Sequence[Stretch]) -> Iterator[list[Stretch]]:
+    """Zeros and large stretches each by itself; of small ones as many as are as large as a large one."""
+    few: list[Stretch] = []
+    few_bytes = 0
+    for stretch in stretches:
+        length_bytes = 0 if stretch.data is None else len(stretch.data)
+        if not 0 < length_bytes < _LARGE_BYTES:
+            yield [stretch]
+            continue
+        few.append(stretch)
+        few_bytes += length_bytes
+        if few_bytes >= _LARGE_BYTES:
+            yield few
+            few, few_bytes = [], 0
+    if few:
+        yield few

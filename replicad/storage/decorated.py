@@ -19,6 +19,7 @@ from .port import (
     Identity,
     LockHolder,
     OpenMode,
+    Piece,
     Share,
     ShareFile,
     ShareLock,
@@ -48,6 +49,11 @@ class DecoratedFile:
 
     async def write(self, data: Buffer, offset: int) -> None:
         await self.inner.write(data, offset)
+
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        # Whoever cares about what is written overrides `write`; who can do more for many pieces does this one, too.
+        for data, offset in pieces:
+            await self.write(data, offset)
 
     async def zero(self, offset: int, length: int) -> None:
         await self.inner.zero(offset, length)

@@ -33,7 +33,7 @@ from .copying import refuse_negative, refuse_overlap
 from .decorated import innermost
 from .holder import describe, encode
 from .memory_tree import Directory, FileNode, Tree
-from .port import Buffer, Capabilities, CopyRange, Identity, LockHolder, OpenMode, ShareFile, Stat
+from .port import Buffer, Capabilities, CopyRange, Identity, LockHolder, OpenMode, Piece, ShareFile, Stat
 from .sparse import PAGE_BYTES
 
 _UNLIMITED_BYTES = 1 << 60
@@ -85,6 +85,10 @@ class MemoryFile:
         if len(data):
             self._grow(offset)
             self._node.content.write(memoryview(data).cast("B"), offset)
+
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        for data, offset in pieces:
+            await self.write(data, offset)
 
     async def zero(self, offset: int, length: int) -> None:
         await self._turn("zero", changes=True)

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 from replicad.model.extents import Extent
 
 from .decorated import DecoratedFile, DecoratedShare
-from .port import Buffer, Capabilities, CopyRange, Identity, LockHolder, OpenMode, Share, ShareFile, ShareLock, Stat
+from .port import (
+    Buffer,
+    Capabilities,
+    CopyRange,
+    Identity,
+    LockHolder,
+    OpenMode,
+    Piece,
+    Share,
+    ShareFile,
+    ShareLock,
+    Stat,
+)
 
 
 @dataclass(slots=True)
@@ -44,6 +56,11 @@ class MeteredFile(DecoratedFile):
         self._meter.calls["write"] += 1
         await self.inner.write(data, offset)
         self._meter.written_bytes += memoryview(data).nbytes
+
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        self._meter.calls["write_pieces"] += 1
+        await self.inner.write_pieces(pieces)
+        self._meter.written_bytes += sum(memoryview(data).nbytes for data, _ in pieces)
 
     async def zero(self, offset: int, length: int) -> None:
         self._meter.calls["zero"] += 1

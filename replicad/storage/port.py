@@ -17,6 +17,8 @@ from typing import Protocol, Self
 from replicad.model.extents import Extent
 
 Buffer = bytes | bytearray | memoryview
+Piece = tuple[Buffer, int]
+"""Bytes, and the offset that they go to."""
 
 
 class OpenMode(Enum):
@@ -115,6 +117,10 @@ class ShareFile(Protocol):
 
         After an error any part of the range may have been written (a full disk included).
         """
+
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        """Write all of several buffers, each at its offset, in any order: as `write` for each one, but without waiting
+        for one before the next. They must not overlap."""
 
     async def zero(self, offset: int, length: int) -> None:
         """Make the range read as zeros, freeing its space where the share can. Never changes the size: what lies

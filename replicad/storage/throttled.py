@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .decorated import DecoratedFile, DecoratedShare
 from .limiter import Throttle
-from .port import Buffer, Share, ShareFile
+from .port import Buffer, Piece, Share, ShareFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,12 @@ class ThrottledFile(DecoratedFile):
             done += len(piece)
             if done == len(view):
                 return
+
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        if self._throttles.sending.piece_bytes() is None:
+            await self.inner.write_pieces(pieces)
+        else:
+            await super().write_pieces(pieces)
 
 
 class ThrottledShare(DecoratedShare):

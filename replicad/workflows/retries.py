@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -11,7 +11,7 @@ from replicad.model.patience import Failures, Patience
 from replicad.model.progress import Observer, ProgressEvent, Warned
 from replicad.replica.layout import Layout
 from replicad.storage.decorated import DecoratedFile, DecoratedShare
-from replicad.storage.port import Buffer, LockHolder, Share, ShareFile, ShareLock
+from replicad.storage.port import Buffer, LockHolder, Piece, Share, ShareFile, ShareLock
 from replicad.tracking.port import ChangeSource
 
 from .context import Context
@@ -142,6 +142,12 @@ class _SentFile(DecoratedFile):
         await self.inner.write(data, offset)
         length = memoryview(data).nbytes
         self._share.sent(self.path, offset + length, length)
+
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        await self.inner.write_pieces(pieces)
+        for data, offset in pieces:
+            length = memoryview(data).nbytes
+            self._share.sent(self.path, offset + length, length)
 
     async def zero(self, offset: int, length: int) -> None:
         await self.inner.zero(offset, length)

@@ -87,6 +87,26 @@ async def test_what_was_flushed_is_seen_by_others(tree: Tree) -> None:
         assert (await tree.other.stat("disk")).size_bytes == 10
 
 
+async def test_many_pieces_are_written_each_at_its_offset(tree: Tree) -> None:
+    """Scattered, empty, of all kinds of buffers, and more of them than go on their way at a time."""
+    data = pattern(300 * 5000)
+    order = list(range(300))
+    Random(3).shuffle(order)
+    kinds = (bytes, bytearray, memoryview)
+    async with new_file(tree.share) as file:
+        await file.write_pieces([])
+        await file.write_pieces(
+            [(kinds[n % 3](data[n * 5000 : n * 5000 + 3000]), n * 5000) for n in order] + [(b"", 1 << 30)]
+        )
+        found = await read(file)
+        assert len(found) == 299 * 5000 + 3000
+        for n in range(300):
+            assert found[n * 5000 : n * 5000 + 3000] == data[n * 5000 : n * 5000 + 3000]
+            assert found[n * 5000 + 3000 : (n + 1) * 5000] == bytes(2000 if n < 299 else 0)
+        await file.write_pieces([(data[: 3 * MIB // 2], 0), (b"behind", 2 * MIB)])
+        assert (await read(file))[2 * MIB :] == b"behind"
+
+
 async def test_offsets_of_terabytes_work(tree: Tree) -> None:
     need(tree.capabilities.sparse)
     async with await tree.share.open("큰 디스크.vhdx", OpenMode.CREATE) as file:

@@ -16,7 +16,7 @@ from replicad.model.errors import AccessDeniedError, BusyError, IntegrityError, 
 from replicad.model.extents import Extent, normalise
 from replicad.storage.copying import pieces, refuse_negative, refuse_overlap
 from replicad.storage.decorated import innermost
-from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, ShareFile
+from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, Piece, ShareFile
 
 from . import syscalls
 from .threads import CALL_TIMEOUT_S, FLUSH_TIMEOUT_S, Threads
@@ -135,6 +135,12 @@ class LocalFile:
         view = memoryview(data).cast("B")
         await self._run("write", lambda fd: _write(fd, view, offset))
 
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        refuse_negative(*(offset for _, offset in pieces), 0)
+        self._refuse_unless_writable("write")
+        views = [(memoryview(data).cast("B"), offset) for data, offset in pieces]
+        await self._run("write", lambda fd: _write_pieces(fd, views))
+
     async def zero(self, offset: int, length: int) -> None:
         refuse_negative(offset, length)
         self._refuse_unless_writable("zero")
@@ -234,6 +240,11 @@ def _write(fd: int, view: memoryview, offset: int) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)
+
+
+def _write_pieces(fd: int, pieces: Sequence[tuple[memoryview, int]]) -> None:
+    for view, offset in pieces:
+        _write(fd, view, offset)
 
 
 def _zero(fd: int, offset: int, length: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from smbprotocol.exceptions import SMBResponseException
@@ -16,7 +16,9 @@ from .job import AbandonedError, Job, Loan
 from .link import Tree
 
 DEPTH = 4
-"""Requests of one call on their way at a time."""
+"""Requests of one call on their way at a time, if they are as large as can be."""
+_MOST_REQUESTS = 64
+"""Smaller ones, as long as they move no more than that."""
 
 
 def read_into(job: Job, tree: Tree, handle: Handle, view: memoryview, offset: int) -> int:
@@ -37,10 +39,10 @@ def _read_once(job: Job, tree: Tree, target: Target, view: memoryview, offset: i
     channel = tree.link.connection.channel
     contiguous, whole = 0, True
 
-    def send(start: int, length: int) -> Pending:
+    def send(number: int, start: int, length: int) -> Pending:
         return channel.send_read(target, offset + start, view[start : start + length], loan)
 
-    def collect(request: Pending, start: int, length: int) -> None:
+    def collect(request: Pending, number: int, start: int, length: int) -> None:
         nonlocal contiguous, whole
         try:
             count = channel.wait(request)
@@ -51,29 +53,32 @@ def _read_once(job: Job, tree: Tree, target: Target, view: memoryview, offset: i
         contiguous += count if whole else 0
         whole = whole and count == length
 
-    _pipeline(job, len(view), tree.link.piece_bytes, send, collect)
+    piece_bytes = tree.link.piece_bytes
+    _pipeline(job, _cut([len(view)], piece_bytes), DEPTH * piece_bytes, send, collect)
     return contiguous
 
 
-def write(job: Job, tree: Tree, handle: Handle, view: memoryview, offset: int) -> None:
-    """Write all of `view` at `offset`."""
+def write(job: Job, tree: Tree, handle: Handle, pieces: Sequence[tuple[memoryview, int]]) -> None:
+    """Write all of each piece at its offset."""
     channel, target = tree.link.connection.channel, _target(tree, handle)
 
-    def send(start: int, length: int) -> Pending:
+    def send(number: int, start: int, length: int) -> Pending:
+        view, offset = pieces[number]
         return channel.send_write(target, offset + start, view[start : start + length], loan)
 
-    def collect(request: Pending, start: int, length: int) -> None:
+    def collect(request: Pending, number: int, start: int, length: int) -> None:
         count = channel.wait(request)
         while count < length:
             # A disk that fills up may take a part; when asked again the server says what is wrong.
-            more = channel.wait(send(start + count, length - count))
+            more = channel.wait(send(number, start + count, length - count))
             if more == 0:
                 tree.link.connection.condemn("the server writes nothing of what it is sent")
                 raise ConnectionLostError
             count += more
 
+    piece_bytes = tree.link.piece_bytes
     with _lent(job) as loan:
-        _pipeline(job, len(view), tree.link.piece_bytes, send, collect)
+        _pipeline(job, _cut([len(view) for view, _ in pieces], piece_bytes), DEPTH * piece_bytes, send, collect)
 
 
 @contextmanager
@@ -91,20 +96,27 @@ def _target(tree: Tree, handle: Handle) -> Target:
 
 
 def _pipeline(
-    job: Job, total: int, piece: int, send: Callable[[int, int], Pending], collect: Callable[[Pending, int, int], None]
+    job: Job,
+    requests: Iterator[tuple[int, int, int]],
+    most_bytes: int,
+    send: Callable[[int, int, int], Pending],
+    collect: Callable[[Pending, int, int, int], None],
 ) -> None:
-    """Send the pieces of [0, total) and collect their answers in order, DEPTH on their way at a time.
+    """Send the requests and collect their answers in order; those on their way move no more than `most_bytes`.
 
     On the first error nothing more is sent; what is on its way is collected before the error is raised.
     """
-    under_way: deque[tuple[Pending, int, int]] = deque()
+    under_way: deque[tuple[Pending, int, int, int]] = deque()
+    moving_bytes = 0
     with _collecting_the_rest(under_way, collect):
-        for start, length in _pieces(total, piece):
+        for number, start, length in requests:
             if job.abandoned:
                 raise AbandonedError
-            if len(under_way) == DEPTH:
+            while under_way and (len(under_way) == _MOST_REQUESTS or moving_bytes + length > most_bytes):
+                moving_bytes -= under_way[0][3]
                 collect(*under_way.popleft())
-            under_way.append((send(start, length), start, length))
+            under_way.append((send(number, start, length), number, start, length))
+            moving_bytes += length
         while under_way:
             collect(*under_way.popleft())
         if job.abandoned:
@@ -113,7 +125,7 @@ def _pipeline(
 
 @contextmanager
 def _collecting_the_rest(
-    under_way: deque[tuple[Pending, int, int]], collect: Callable[[Pending, int, int], None]
+    under_way: deque[tuple[Pending, int, int, int]], collect: Callable[[Pending, int, int, int], None]
 ) -> Iterator[None]:
     try:
         yield
@@ -128,6 +140,8 @@ def _collecting_the_rest(
         raise
 
 
-def _pieces(total: int, piece: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, total, piece):
-        yield start, min(piece, total - start)
+def _cut(lengths: Sequence[int], most_bytes: int) -> Iterator[tuple[int, int, int]]:
+    """Pieces of these lengths in requests: the number of the piece, the start in it, the length."""
+    for number, total in enumerate(lengths):
+        for start in range(0, total, most_bytes):
+            yield number, start, min(most_bytes, total - start)

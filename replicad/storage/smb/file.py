@@ -12,7 +12,7 @@ from smbprotocol.exceptions import SMBResponseException
 from replicad.model.errors import AccessDeniedError, UnsupportedError
 from replicad.model.extents import Extent
 from replicad.storage.copying import refuse_negative, refuse_overlap
-from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, ShareFile
+from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, Piece, ShareFile
 
 from . import allocation, bulk, calls, status
 from .calls import Control, Handle
@@ -63,13 +63,16 @@ class SmbFile:
             )
 
     async def write(self, data: Buffer, offset: int) -> None:
+        await self.write_pieces([(data, offset)])
+
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
         self._usable("write", changes=True)
-        refuse_negative(offset)
-        view = memoryview(data).cast("B")
-        async with self._lanes.lane(len(view)) as lane:
+        refuse_negative(*(offset for _, offset in pieces), 0)
+        views = [(memoryview(data).cast("B"), offset) for data, offset in pieces]
+        async with self._lanes.lane(sum(len(view) for view, _ in views)) as lane:
             tree, handle = lane.tree, lane.handle
             try:
-                await tree.link.run("write", self._subject, lambda job: bulk.write(job, tree, handle, view, offset))
+                await tree.link.run("write", self._subject, lambda job: bulk.write(job, tree, handle, views))
             finally:  # not before: a flush that comes in the middle is not one of all of it
                 lane.unflushed = True
 
@@ -99,7 +102,7 @@ class SmbFile:
         zeros = memoryview(bytes(min(end - offset, self._tree.link.piece_bytes * bulk.DEPTH)))
         for start in range(offset, end, len(zeros)):
             part = zeros[: min(len(zeros), end - start)]
-            bulk.write(job, self._tree, self._handle, part, start)
+            bulk.write(job, self._tree, self._handle, [(part, start)])
 
     def make_sparse(self, job: Job) -> None:
         """Blocking: let the file have holes (FSCTL_SET_SPARSE), once; where the server can't, do without."""

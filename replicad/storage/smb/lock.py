@@ -244,7 +244,7 @@ def _give_back(taken: SmbLock | Guard | None) -> None:
 def _write_content(job: Job, tree: Tree, handle: Handle, content: bytes) -> bool:
     """False if the file has been deleted meanwhile."""
     try:
-        bulk.write(job, tree, handle, memoryview(content), 0)
+        bulk.write(job, tree, handle, [(memoryview(content), 0)])
         calls.set_size(tree, handle, len(content))
     except SMBResponseException as error:
         # On a full share the lock has to work without its text: whoever makes room needs the lock first.
