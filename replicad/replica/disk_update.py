@@ -119,7 +119,7 @@ class DiskUpdate:
     Use: `start`, then ask `known` what is stale, `save` and `write` it, for every part of the source's disk, then
     `finish`; `close` in any case. One batch may be saved while those before are written. If it ends early, what is on
     the share is enough for `start` to go on with, or for a rollback. `still_ours` is awaited before every batch; it
-    raises if the replica's lock was lost.
+    raises if the replica's lock was found lost (`fence`).
     """
 
     def __init__(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -21,7 +22,7 @@ from smbprotocol.session import SMB2SessionSetupRequest
 
 from . import status
 from .credits import CreditWindow
-from .data.channel import DataChannel, Keys
+from .data.channel import LONGEST_WAIT_S, DataChannel, Keys
 from .data.protect import Sealing, Signing
 from .endpoint import Endpoint
 from .failures import ConnectionLostError, NoAnswerError, NotProtectedError, clause_of
@@ -37,7 +38,7 @@ logging.getLogger("smbprotocol").setLevel(logging.CRITICAL + 1)
 logging.getLogger("spnego").setLevel(logging.CRITICAL + 1)
 
 CREDIT_TARGET = 512
-"""Credits to ask for: 32 MiB in flight."""
+"""Credits to have at hand, beside those that are in use: for 32 MiB more."""
 _ENDED = "the server closed the connection"
 UNSOLICITED = 0xFFFF_FFFF_FFFF_FFFF
 """The message id of what a server sends unasked: oplock and lease breaks (MS-SMB2 §2.2.23)."""
@@ -151,8 +152,9 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         return charge + max(0, min(missing, CREDIT_TARGET))
 
     def _reserve(self, charge: int) -> None:
-        if not self._wire.outwait(partial(self.sequence_window.reserve, charge), self.timeout_s):
-            self.condemn(f"the server granted no credits for {self.timeout_s:g} s")
+        began_s = time.monotonic()
+        if not self._wire.outwait(partial(self.sequence_window.reserve, charge), self.timeout_s, LONGEST_WAIT_S):
+            self.condemn(f"the server granted no credits for {_since(began_s)} s")
             raise self._lost()
 
     def take_ids(self, charge: int) -> tuple[int, int]:
@@ -195,11 +197,14 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         self, request: Request, wait: bool = True, timeout: float | None = None, resolve_symlinks: bool = False
     ) -> Any:
         """As smbprotocol's, but it always has a time limit, which condemns the connection, and follows no links."""
+        began_s = time.monotonic()
+        longest_s = LONGEST_WAIT_S if timeout is None else timeout
         limit_s = self.timeout_s if timeout is None else timeout
         message_id = request.message["message_id"].get_value()
         while True:
-            if not self._wire.outwait(request.response_event.wait, limit_s):
-                self.condemn(f"the server gave no answer for {limit_s:g} s")
+            left_s = began_s + longest_s - time.monotonic()
+            if not self._wire.outwait(request.response_event.wait, limit_s, left_s):
+                self.condemn_for_silence(began_s)
                 raise NoAnswerError
             with request.response_event_lock:
                 response = request.response
@@ -216,6 +221,15 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
             if code != status.SUCCESS:
                 raise SMBResponseException(response)
             return response
+
+    @property
+    def passed_s(self) -> float:
+        """When the last byte got through, on the steady clock."""
+        return self._wire.passed_s
+
+    def condemn_for_silence(self, began_s: float) -> None:
+        """Give it up: what was asked at `began_s`, on the steady clock, was not answered."""
+        self.condemn(f"the server gave no answer for {_since(began_s)} s")
 
     def verify_signature(self, header: Any, session_id: int, force: bool = False) -> None:
         """As smbprotocol's, but an answer that had to be signed or encrypted and is not is refused, too
@@ -275,3 +289,9 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
 
     def _lost(self) -> ConnectionLostError:
         return ConnectionLostError(self.condemned or "the connection was lost")
+
+
+def _since(began_s: float) -> str:
+    """How many seconds ago that was, for people."""
+    seconds = time.monotonic() - began_s
+    return f"{round(seconds, 1 if seconds < 10 else None):g}"

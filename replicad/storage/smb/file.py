@@ -22,6 +22,7 @@ from .server_copy import copy_chunks, resume_key
 
 T = TypeVar("T")
 
+_ZEROS = memoryview(bytes(1024 * 1024))
 _ZERO_STEP_BYTES = 64 * 1024 * 1024 * 1024
 """The most that one SET_ZERO_DATA covers: a server without holes has to write it."""
 
@@ -99,10 +100,9 @@ class SmbFile:
                 self._tree.can_zero = False
             else:
                 return
-        zeros = memoryview(bytes(min(end - offset, self._tree.link.piece_bytes * bulk.DEPTH)))
-        for start in range(offset, end, len(zeros)):
-            part = zeros[: min(len(zeros), end - start)]
-            bulk.write(job, self._tree, self._handle, [(part, start)])
+        for begin in range(offset, end, 64 * len(_ZEROS)):
+            starts = range(begin, min(end, begin + 64 * len(_ZEROS)), len(_ZEROS))
+            bulk.write(job, self._tree, self._handle, [(_ZEROS[: end - start], start) for start in starts])
 
     def make_sparse(self, job: Job) -> None:
         """Blocking: let the file have holes (FSCTL_SET_SPARSE), once; where the server can't, do without."""

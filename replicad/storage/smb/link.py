@@ -25,6 +25,7 @@ from replicad.model.errors import (
 
 from . import status
 from .connection import CREDIT_TARGET, Connection
+from .data.channel import CREDIT_BYTES
 from .endpoint import Endpoint
 from .failures import ConnectionLostError, NoAnswerError
 from .job import AbandonedError, Job
@@ -34,9 +35,11 @@ T = TypeVar("T")
 
 THREADS = 8
 """Calls under way at a time on one connection; more wait for their turn."""
-CREDIT_BYTES = 64 * 1024
-_CANCEL_GRACE_S = 2.0
-"""How long a cancelled call may take to collect what is in flight, before its connection is given up."""
+_CANCEL_GRACE_S = 5.0
+"""How long a cancelled call may take to collect what is in flight, before its connection is given up, and with it all
+others to that server. Some megabytes may lie in the sockets' buffers, which nobody sees getting fewer."""
+_MOST_GRACES = 2
+"""And how many times as long if bytes are seen to pass."""
 _LOGOFF_TIMEOUT_S = 2.0
 
 DIALECTS = {
@@ -190,7 +193,11 @@ class Link:
         """Wait for what a thread does for a call that was cancelled; what it raises interests nobody."""
         waiter.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         with contextlib.suppress(asyncio.CancelledError):  # cancelled once more: then without patience
-            await asyncio.wait({waiter}, timeout=_CANCEL_GRACE_S)
+            for _ in range(_MOST_GRACES):
+                passed_s = self.connection.passed_s
+                await asyncio.wait({waiter}, timeout=_CANCEL_GRACE_S)
+                if waiter.done() or self.connection.passed_s == passed_s:
+                    break
         if not waiter.done():
             self.connection.condemn("a call on it was cancelled and the server did not answer")
             with contextlib.suppress(asyncio.CancelledError):

@@ -22,7 +22,6 @@ from .endpoint import Endpoint
 MAX_MESSAGE_BYTES = 0xFF_FFFF
 _STALLED_S = 60.0
 """How long no byte more of a message may arrive once its beginning has."""
-_MOST_WAITS = 10
 _NOT_LENT = nullcontext()
 # `poll` takes any number of open files; where there is none, `select` does not count files.
 _Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.SelectSelector)
@@ -140,24 +139,26 @@ class Transport:
         self.connected = True
         self.sent_bytes = 0
         self.received_bytes = 0
+        self.passed_s = time.monotonic()
+        """When the last byte got through, on the steady clock."""
 
     @property
     def address(self) -> SocketAddress:
         """The other end. OSError if the connection has ended."""
         return self._sock.family, self._sock.getpeername()
 
-    def outwait(self, wait: Callable[[float], bool], timeout_s: float) -> bool:
-        """Call `wait` with the timeout until it is true; False once no byte passed meanwhile, in either direction, and
-        after ten times at the latest.
+    def outwait(self, wait: Callable[[float], bool], timeout_s: float, longest_s: float) -> bool:
+        """Call `wait` with some seconds until it is true. False once no byte has passed for `timeout_s`, in either
+        direction, or when it has taken `longest_s`.
 
         Over a slow link an answer waits for many megabytes that are under way before it.
         """
-        for _ in range(_MOST_WAITS):
-            passed_bytes = self.sent_bytes + self.received_bytes
-            if wait(timeout_s):
+        began_s = time.monotonic()
+        while (left_s := min(max(began_s, self.passed_s) + timeout_s, began_s + longest_s) - time.monotonic()) > 0:
+            if wait(left_s):
                 return True
-            if self.sent_bytes + self.received_bytes == passed_bytes:
-                return False
+            if not self.connected:
+                break
         return False
 
     def connect(self) -> None:
@@ -207,7 +208,8 @@ class Transport:
                     self._wait(selectors.EVENT_WRITE, deadline)
                     continue
                 self.sent_bytes += sent
-                deadline = time.monotonic() + self._send_timeout_s
+                self.passed_s = time.monotonic()
+                deadline = self.passed_s + self._send_timeout_s
                 while views and sent >= len(views[0]):
                     sent -= len(views.pop(0))
                 if views:
@@ -272,7 +274,8 @@ class Transport:
                 raise _EndedError
             self.received_bytes += count
             view = view[count:]
-            deadline = time.monotonic() + timeout_s
+            self.passed_s = time.monotonic()
+            deadline = self.passed_s + timeout_s
         if not self._is_up():
             raise _EndedError
 

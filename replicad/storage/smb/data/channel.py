@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import os
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from replicad.storage.smb.transport import Transport
 
 from . import frame, protect
 
+LONGEST_WAIT_S = 300.0
+"""How long an answer may take at most on a connection on which bytes pass all the while."""
 CREDIT_BYTES = 64 * 1024
 """What one credit pays for (MS-SMB2 §3.2.4.1.5)."""
 _SEALED_AT_ONCE = 2
@@ -55,6 +58,9 @@ class Carrier(Protocol):
 
     def condemn(self, reason: str) -> None:
         """Give the connection up."""
+
+    def condemn_for_silence(self, began_s: float) -> None:
+        """The same, as what was asked at `began_s`, on the steady clock, was not answered."""
 
     def take_ids(self, charge: int) -> tuple[int, int]:
         """Wait for `charge` credits: the first of as many message ids, and the credits to ask for."""
@@ -131,11 +137,6 @@ class DataChannel:
         self._arriving = bytearray(frame.TRANSFORM_BYTES + frame.ANSWER_BYTES)
         self._beginning = bytearray(frame.ANSWER_BYTES)
 
-    @property
-    def under_way(self) -> int:
-        """Requests that have no answer yet."""
-        return len(self._pending)
-
     # --- sending
 
     def send_read(self, target: Target, offset: int, view: memoryview, loan: Loan) -> Pending:
@@ -150,15 +151,15 @@ class DataChannel:
         self._send(pending, frame.write_request(request, signed=not target.sealed), data)
         return pending
 
-    def wait(self, pending: Pending, timeout_s: float | None = None) -> int:
+    def wait(self, pending: Pending) -> int:
         """Wait for the answer: the bytes read or written, which may be fewer than were asked for.
 
         SMBResponseException for an error status; ConnectionLostError; NoAnswerError, which condemns the connection,
-        after `timeout_s` in which no byte passed on it, and after ten times as long in any case.
+        after its timeout in which no byte passed on it, and after 300 s in any case.
         """
-        limit_s = self._carrier.timeout_s if timeout_s is None else timeout_s
-        if not self._wire.outwait(pending.answered.wait, limit_s):
-            self._carrier.condemn(f"the server gave no answer for {limit_s:g} s")
+        began_s = time.monotonic()
+        if not self._wire.outwait(pending.answered.wait, self._carrier.timeout_s, LONGEST_WAIT_S):
+            self._carrier.condemn_for_silence(began_s)
             raise NoAnswerError
         if pending.failure is not None:
             header = SMB2HeaderResponse()
