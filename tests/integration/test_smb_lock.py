@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -24,8 +24,17 @@ from replicad.storage.port import LockHolder, OpenMode
 from replicad.storage.processes import start_of_process
 from replicad.storage.smb.bundle import Bundle
 from replicad.storage.smb.lock import EXTRA_SESSIONS, UNKNOWN_HOLDER, SmbLock, sessions_of
-from tests.support.files import HOLDER, pattern, put
-from tests.support.samba import ENCRYPTED, PLAIN, SambaDirectory, open_share, pids_serving, running_samba
+from replicad.storage.smb.share import SmbShare
+from tests.support.files import HOLDER, get, pattern, put
+from tests.support.samba import (
+    ENCRYPTED,
+    PLAIN,
+    SambaDirectory,
+    open_share,
+    pids_serving,
+    pool_of,
+    running_samba,
+)
 from tests.support.smb_relay import smb_relay
 
 pytestmark = pytest.mark.samba
@@ -249,9 +258,12 @@ async def test_our_own_lock_is_regained_after_our_connection_was_lost_without_th
         with pytest.raises(Exception, match="gave no answer"):
             await lock.check()
         relay.thaw_new_connections()
+        with pytest.raises(UnreachableError):
+            await lock.check()
+        await lock.release()
         async with await share.lock("replica.lock", me()) as again:
             await again.check()
-            with pytest.raises(UnreachableError):
+            with pytest.raises(LockedError, match="it was given up"):
                 await lock.check()
             await lock.release()
             await again.check()
@@ -370,3 +382,71 @@ async def test_a_lock_in_a_directory_that_is_not_there_is_not_found(samba: Samba
     async with open_share(samba.server, samba.address()) as share:
         with pytest.raises(NotFoundError):
             await share.lock("없음/replica.lock", me())
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda share: share.rename("a", "b"),
+        lambda share: share.remove("a"),
+        lambda share: share.make_dir("새로"),
+        lambda share: share.flush_directory(""),
+        lambda share: share.open("a", OpenMode.WRITE),
+        lambda share: share.open("c", OpenMode.CREATE),
+        lambda share: share.stat("a"),
+        lambda share: share.lock("second.lock", me()),
+    ],
+    ids=["rename", "remove", "make_dir", "flush_directory", "write", "create", "stat", "lock"],
+)
+async def test_who_lost_the_lock_with_its_connection_does_nothing_on_a_new_one_before_giving_it_up(
+    samba: SambaDirectory, call: Callable[[SmbShare], Awaitable[object]]
+) -> None:
+    (samba.path / "a").write_bytes(b"theirs by now")
+    async with (
+        smb_relay(samba.server.host, samba.server.port) as relay,
+        open_share(samba.server, samba.address(), port=relay.port, connections=2) as share,
+        open_share(samba.server, samba.address()) as other,
+    ):
+        lost = await share.lock("replica.lock", me())
+        relay.cut()
+        async with asyncio.timeout(10), await locked_when_free(other) as theirs:
+            before = sorted((path.name, path.stat().st_mtime_ns) for path in samba.path.iterdir())
+            made = relay.connections
+            await until(lambda: bool(lost.condemned))
+            with pytest.raises(UnreachableError, match="its lock was lost with the connection"):
+                await call(share)
+            assert sorted((path.name, path.stat().st_mtime_ns) for path in samba.path.iterdir()) == before
+            assert relay.connections == made
+            await lost.release()
+            with pytest.raises(LockedError):
+                await share.lock("replica.lock", me())
+            await theirs.check()
+        async with await share.lock("replica.lock", me()):
+            await share.rename("a", "b")
+
+
+async def locked_when_free(share: SmbShare) -> SmbLock:
+    """The lock, as soon as the server has noticed that its holder's connection has ended."""
+    while True:
+        with contextlib.suppress(LockedError):
+            return await share.lock("replica.lock", replace(HOLDER, host="elsewhere"))
+
+
+async def test_a_source_on_the_same_server_is_read_on_while_the_replicas_lock_is_lost(samba: SambaDirectory) -> None:
+    (samba.path / "disk").write_bytes(b"1")
+    async with (
+        smb_relay(samba.server.host, samba.server.port) as relay,
+        pool_of(samba.server, port=relay.port) as pool,
+    ):
+        replica, source = await pool.share(samba.address()), await pool.share(samba.address())
+        lock = await replica.lock("replica.lock", me())
+        relay.cut()
+        await until(lambda: bool(lock.condemned))
+        assert await get(source, "disk") == b"1"  # on a new connection, which both shares have in common
+        with pytest.raises(UnreachableError, match="its lock was lost"):
+            await replica.remove("disk")
+        with pytest.raises(UnreachableError):
+            await lock.check()
+        await lock.release()
+        async with await replica.lock("replica.lock", me()):
+            await replica.remove("disk")

@@ -73,12 +73,21 @@ class SmbLock:
         self._file_id = 0
         self._guards: list[Guard] = []
 
+    @property
+    def is_unreleased(self) -> bool:
+        """Whether nobody has given it up yet, be it lost or not."""
+        return self._held
+
+    @property
+    def condemned(self) -> str:
+        """Why its connections, and the lock with them, are lost; empty while they are not, as far as is known here."""
+        return self._tree.link.condemned
+
     async def check(self) -> None:
         """LockedError if it was lost; UnreachableError or TimedOutError if the connection that holds it was, which
         comes to the same: it can't be got back, only taken anew."""
         if not self._held:
             raise LockedError("keep the lock", self._subject, "it was given up", "Take it again.")
-
         if not await self._tree.link.run("keep the lock", self._subject, lambda job: self.is_ours()):
             raise LockedError("keep the lock", self._subject, "the server has taken it away", "Start again.")
 

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, TypeVar
 from smbprotocol.exceptions import SMBResponseException
 
 from replicad.model.address import SmbAddress
-from replicad.model.errors import AlreadyExistsError, InvalidNameError, NotFoundError, UnsupportedError
+from replicad.model.errors import (
+    AlreadyExistsError,
+    InvalidNameError,
+    NotFoundError,
+    UnreachableError,
+    UnsupportedError,
+)
 from replicad.model.names import check_path, folded, last_part, printable
 from replicad.storage.port import Capabilities, LockHolder, OpenMode, Stat
 
@@ -45,6 +51,9 @@ _DELETION_PAUSE_S = 0.02
 class SmbShare:
     """A `Share`. Made by `SmbPool.share`; it outlives lost connections, its open files and locks do not.
 
+    Who lost a lock with its connection may not know it yet, and somebody else may have it by now: until that lock is
+    released, every call raises UnreachableError, and none connects anew.
+
     A reparse point below the root (a Windows link or mount point) is refused, never followed. A symbolic link made
     on the server itself is followed by Samba before we could see it, as long as its target lies within the share:
     set `follow symlinks = no` there to have it refused.
@@ -55,6 +64,8 @@ class SmbShare:
         self._address = address
         self._open = True
         self._capabilities: Capabilities | None = None
+        self._locks: builtins.list[SmbLock] = []
+        """Those that may not have been released yet."""
 
     @property
     def name(self) -> str:
@@ -78,7 +89,19 @@ class SmbShare:
         """The present connections to the server, which are made anew if they were lost."""
         if not self._open:
             raise ValueError(f"{self.name} is closed")
-        return await self._pool.bundle(self._address)
+        self._refuse_without_lock()  # no need to connect for that
+        bundle = await self._pool.bundle(self._address)
+        self._refuse_without_lock()
+        return bundle
+
+    def _refuse_without_lock(self) -> None:
+        self._locks = [lock for lock in self._locks if lock.is_unreleased]
+        for lock in self._locks:
+            if why := lock.condemned:
+                raise UnreachableError(
+                    "go on using", self.name, f"its lock was lost with the connection: {why}",
+                    "The next attempt takes the lock anew.",
+                )  # fmt: skip
 
     def subject(self, path: str) -> str:
         """How errors name a path."""
@@ -218,7 +241,9 @@ class SmbShare:
 
     async def lock(self, path: str, holder: LockHolder) -> SmbLock:
         self._check("lock", path, below_root=True)
-        return await acquire(self, path, holder)
+        lock = await acquire(self, path, holder)
+        self._locks.append(lock)
+        return lock
 
     async def lock_holder(self, path: str) -> LockHolder | None:
         self._check("ask for the lock", path, below_root=True)
