@@ -10,7 +10,7 @@ from replicad.model.manifest import Manifest
 from replicad.model.points import FORMAT_VERSION, CycleRecord, DiskState, ManifestReference, PendingDisk, RecoveryPoint
 from replicad.storage.documents import replace_whole
 
-from .directory import Replica
+from .directory import Replica, check_unchanged
 from .disk_update import DiskUpdate, UpdateTarget
 from .fence import Fence
 from .manifest_file import write_manifest
@@ -75,10 +75,12 @@ class Cycle:
         """Make `point` the latest one. Its disks must be finished and closed, its manifests written.
 
         Until the rename in here the replica stands at the point before, and from then on at this one.
+        StaleGenerationError if the replica is not what it was when the cycle began.
         """
         share, layout = self.replica.share, self.replica.layout
         await share.flush_directory(layout.manifests_dir)
         await replace_whole(share, layout.point_record(self.directory), encode(point))
+        await check_unchanged(self.replica)
         await self.fence.still_ours()
         await publish(self.replica, point)
 

@@ -22,6 +22,8 @@ from .manifest_file import ManifestOwner
 from .records import MAX_RECORD_BYTES, damaged_record, decode, encode
 from .recovery_text import recovery_text
 
+_STALE = "Nothing was committed. See with 'replicad points' what was done there meanwhile."
+
 
 @dataclass(frozen=True, slots=True)
 class Replica:
@@ -143,6 +145,23 @@ def check_belongs(replica: Replica, vm: str, source: str, *, adopt: bool) -> Non
         )  # fmt: skip
     if record.role is not Role.REPLICA:
         raise StaleGenerationError("replicate to", replica.name, f"its role is {record.role.value!r}")
+
+
+async def check_unchanged(replica: Replica) -> None:
+    """StaleGenerationError unless its record still says what it said when it was read: the same replica, generation
+    and role. For a writer that has held the lock since then nothing else is possible, unless the lock was lost."""
+    now = await open_replica(replica.share, replica.layout.root)
+    if now is None:
+        raise StaleGenerationError("commit to", replica.name, "its replica.json is gone", _STALE)
+    was, found = replica.record, now.record
+    if found.replica_id != was.replica_id:
+        raise StaleGenerationError("commit to", replica.name, "another replica has taken its place", _STALE)
+    if (found.generation, found.role) != (was.generation, was.role):
+        raise StaleGenerationError(
+            "commit to", replica.name,
+            f"it is in generation {found.generation} as {found.role.value!r} by now, and the cycle began in "
+            f"generation {was.generation} as {was.role.value!r}", _STALE,
+        )  # fmt: skip
 
 
 async def adopt_source(replica: Replica, source: str) -> Replica:

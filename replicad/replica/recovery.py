@@ -43,7 +43,8 @@ async def recover(replica: Replica) -> Standing:
             await settle(replica, latest)
         return Standing(latest, None)
     finished = await read_finished_pending(replica, numbers.pending)
-    if finished is not None:
+    # One of another generation was refused at its commit: its disks are gone on with, as if it had not been finished.
+    if finished is not None and finished.generation == replica.record.generation:
         await publish(replica, finished)
         return Standing(finished, None)
     cycle = await _read_cycle_or_mend(replica, numbers.pending, latest)
