@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -45,6 +47,32 @@ def after_bytes(count: int) -> Judge:
     return lambda traffic, length: count - traffic.to_server_bytes if traffic.to_server_bytes + length > count else None
 
 
+class Deed:
+    """A judge that lets everything pass, and does something once, where another judge would cut; meanwhile no message
+    reaches the server, and none is taken from it."""
+
+    def __init__(self, where: Judge, do: Callable[[], object]) -> None:
+        self._where = where
+        self._do = do
+        self._done = False
+        self._error: Exception | None = None
+
+    def __call__(self, traffic: Traffic, length: int) -> int | None:
+        if not self._done and self._where(traffic, length) is not None:
+            self._done = True
+            try:
+                self._do()
+            except Exception as error:  # noqa: BLE001 - on a thread of the relay; raised where it is asked for
+                self._error = error
+        return None
+
+    def was_done(self) -> bool:
+        """Whether it came to that. Raises what was raised."""
+        if self._error is not None:
+            raise self._error
+        return self._done
+
+
 class Relay:
     """Listens on `port` of 127.0.0.1; its own threads carry everything to the server and back."""
 
@@ -52,7 +80,9 @@ class Relay:
         self._server_port = server_port
         self._listener = socket.create_server((_HOST, 0))
         self.port: int = self._listener.getsockname()[1]
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
+        self._flowing = _open_gate()
+        self._frozen: list[threading.Event] = []
         self._traffic = Traffic(0, 0, 0)
         self._judge: Judge | None = None
         self._then: Callable[[], None] | None = None
@@ -80,6 +110,40 @@ class Relay:
             self._traffic = Traffic(0, 0, 0)
             self._judge, self._then, self._done = judge, then, Future()
 
+    @contextmanager
+    def watched(self, deed: Deed) -> Iterator[None]:
+        """Count from 0 again, and have the deed look at each message meanwhile."""
+        with self._guard:
+            self._traffic = Traffic(0, 0, 0)
+            self._judge, self._then = deed, None
+        try:
+            yield
+        finally:
+            with self._guard:
+                self._judge = None
+
+    def freeze(self) -> None:
+        """Let nothing through any more on the connections that there are, not even their end: what a cable does that is
+        cut. New ones pass. May be called by a judge."""
+        with self._guard:
+            self._flowing.clear()
+            self._frozen.append(self._flowing)
+            self._flowing = _open_gate()
+
+    def thaw(self) -> None:
+        """Let everything through again, what was held back first."""
+        with self._guard:
+            frozen, self._frozen = self._frozen, []
+        for gate in frozen:
+            gate.set()
+
+    def reset_connections(self) -> None:
+        """Have both sides of every connection told by a TCP reset, in the middle of whatever is on its way."""
+        with self._guard:
+            open_sockets = list(self._sockets)
+        for one in open_sockets:
+            _reset(one)
+
     def was_cut(self) -> bool:
         """Whether there was a cut, all of it; if not, there will be none any more. Raises what `then` raised."""
         with self._guard:
@@ -102,6 +166,7 @@ class Relay:
 
     def close(self) -> None:
         """Close every connection and end the threads."""
+        self.thaw()
         self._shut(self._listener)
         with self._guard:
             open_sockets = list(self._sockets)
@@ -112,7 +177,7 @@ class Relay:
             assert not thread.is_alive(), "the relay does not end"
         self._listener.close()
 
-    def _run(self, target: Callable[..., None], *arguments: socket.socket) -> None:
+    def _run(self, target: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=target, args=arguments, name="relay", daemon=True)
         self._threads.append(thread)
         thread.start()
@@ -133,21 +198,23 @@ class Relay:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._guard:
                 self._sockets |= {client, server}
-            self._run(self._to_server, client, server)
-            self._run(self._to_client, client, server)
+                gate = self._flowing
+            self._run(self._to_server, client, server, gate)
+            self._run(self._to_client, client, server, gate)
 
-    def _to_client(self, client: socket.socket, server: socket.socket) -> None:
+    def _to_client(self, client: socket.socket, server: socket.socket, gate: threading.Event) -> None:
         buffer = memoryview(bytearray(_BUFFER_BYTES))
-        with self._both(client, server):
+        with self._both(client, server, gate):
             while count := server.recv_into(buffer):
                 with self._guard:
                     old = self._traffic
                     self._traffic = Traffic(old.messages, old.to_server_bytes, old.to_client_bytes + count)
+                gate.wait()
                 client.sendall(buffer[:count])
 
-    def _to_server(self, client: socket.socket, server: socket.socket) -> None:
+    def _to_server(self, client: socket.socket, server: socket.socket, gate: threading.Event) -> None:
         buffer = bytearray(_BUFFER_BYTES)
-        with self._both(client, server):
+        with self._both(client, server, gate):
             while _fill(client, memoryview(buffer)[:4]):
                 length = 4 + int.from_bytes(buffer[1:4], "big")
                 if length > len(buffer):
@@ -158,6 +225,7 @@ class Relay:
                 if ended is not None:  # a cut is being made on another connection
                     ended.wait(_END_TIMEOUT_S)
                     return
+                gate.wait()
                 server.sendall(memoryview(buffer)[:allowed])
                 if then is not None:
                     self._end(then)
@@ -194,12 +262,13 @@ class Relay:
             ended.set()
 
     @contextmanager
-    def _both(self, client: socket.socket, server: socket.socket) -> Iterator[None]:
+    def _both(self, client: socket.socket, server: socket.socket, gate: threading.Event) -> Iterator[None]:
         """When one direction ends, both end; the last one to leave closes the sockets."""
         try:
             with contextlib.suppress(OSError):
                 yield
         finally:
+            gate.wait()
             self._shut(client)
             self._shut(server)
             with self._guard:
@@ -213,6 +282,20 @@ class Relay:
     def _shut(one: socket.socket) -> None:
         with contextlib.suppress(OSError):
             one.shutdown(socket.SHUT_RDWR)
+
+
+def _open_gate() -> threading.Event:
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
+def _reset(one: socket.socket) -> None:
+    """connect(2): an address of the family AF_UNSPEC ends the association, which TCP does by a reset."""
+    unspecified = ctypes.create_string_buffer(16)
+    with contextlib.suppress(OSError):
+        if ctypes.CDLL(None, use_errno=True).connect(one.fileno(), unspecified, len(unspecified)) != 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
 def _fill(source: socket.socket, view: memoryview) -> bool:
