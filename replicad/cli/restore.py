@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from replicad.model.address import Address, LocalAddress
-from replicad.model.errors import ConfigError, PermanentError
+from replicad.model.errors import ConfigError, OutOfSpaceError, PermanentError
 from replicad.model.names import folded
 from replicad.model.progress import Observer
 
@@ -100,6 +101,9 @@ def _directory(to: Address) -> Iterator[None]:
                 made.append(path)
     except OSError as error:
         _take_away(made)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "Make room there, or restore to another place; nothing was written."
+            raise OutOfSpaceError("make the directory", to.path, "no space is left there", hint) from None
         in_its_way = isinstance(error, FileExistsError | NotADirectoryError)
         answer = "a file is in its way" if in_its_way else (error.strerror or type(error).__name__).lower()
         hint = "Name a directory that is there, or one that can be made."

@@ -119,7 +119,11 @@ class AlreadyExistsError(PermanentError):
 
 
 class OutOfSpaceError(PermanentError):
-    """No room is left on the share."""
+    """No room is left on the share. `missing_bytes` is how much more of it what was attempted needs; 0: not known."""
+
+    def __init__(self, op: str, subject: str, answer: str, hint: str = "", *, missing_bytes: int = 0) -> None:
+        super().__init__(op, subject, answer, hint)
+        self.missing_bytes = missing_bytes
 
 
 class InvalidNameError(PermanentError):

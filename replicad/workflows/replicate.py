@@ -26,6 +26,7 @@ from replicad.replica.fence import Fence
 from replicad.replica.layout import Layout
 from replicad.replica.recovery import Standing, recover
 from replicad.storage.port import Share, ShareLock
+from replicad.storage.room import RoomTellingShare
 from replicad.tracking.port import ChangeSource, Snapshot
 
 from .context import Context
@@ -80,8 +81,9 @@ async def replicate(
     began_s = ctx.clock.monotonic_s()
     trail = trail or Trail()
     await source.select()
-    async with locked_replica(job, share, ctx) as (replica, lock):
-        standing = await recover(replica)
+    async with locked_replica(job, RoomTellingShare(share), ctx) as (replica, lock):
+        with _telling_how_to_go_on():
+            standing = await recover(replica)
         if trail.point is not None and trail.point == standing.latest:
             return CycleReport(trail.point, True, trail.point.statistics)
         ctx.observe(PhaseStarted("holding the source"))
@@ -117,8 +119,9 @@ def _telling_how_to_go_on() -> Iterator[None]:
     try:
         yield
     except OutOfSpaceError as error:
-        hint = "Make room there and run 'replicad sync' again: it goes on where it was; all recovery points are intact."
-        raise OutOfSpaceError(error.op, error.subject, error.answer, hint) from None
+        room = f"room for at least {error.missing_bytes} bytes" if error.missing_bytes else "room"
+        hint = f"Make {room} there and run 'replicad sync' again: it goes on where it was; all points are intact."
+        raise OutOfSpaceError(error.op, error.subject, error.answer, hint, missing_bytes=error.missing_bytes) from None
 
 
 async def _make_directory(share: Share, vm: str) -> None:
@@ -143,13 +146,17 @@ async def _make_directory(share: Share, vm: str) -> None:
 async def locked_replica(job: ReplicationJob, share: Share, ctx: Context) -> AsyncIterator[tuple[Replica, ShareLock]]:
     """The VM's replica, made if there is none, under its lock."""
     ctx.observe(PhaseStarted("locking the replica"))
-    await _make_directory(share, job.vm)
-    async with await share.lock(Layout(job.vm).lock, ctx.holder()) as lock:
-        replica = await open_replica(share, job.vm)
-        if replica is None:
-            replica = await create_replica(share, _new_record(job, ctx))
-        check_belongs(replica, job.vm, job.source_name, adopt=job.resync)
-        yield await adopt_source(replica, job.source_name), lock
+    with _telling_how_to_go_on():
+        await _make_directory(share, job.vm)
+        taken = await share.lock(Layout(job.vm).lock, ctx.holder())
+    async with taken as lock:
+        with _telling_how_to_go_on():
+            replica = await open_replica(share, job.vm)
+            if replica is None:
+                replica = await create_replica(share, _new_record(job, ctx))
+            check_belongs(replica, job.vm, job.source_name, adopt=job.resync)
+            replica = await adopt_source(replica, job.source_name)
+        yield replica, lock
 
 
 def _new_record(job: ReplicationJob, ctx: Context) -> ReplicaRecord:
@@ -198,6 +205,7 @@ async def _check_room(replica: Replica, snapshot: Snapshot, source: ChangeSource
             "copy", f"{len(new)} new {'disk' if len(new) == 1 else 'disks'} to {replica.name}",
             f"{needed_bytes} bytes are needed and {free_bytes} are free",
             f"Make room for {needed_bytes - free_bytes} bytes more, or choose another replica share; nothing was sent.",
+            missing_bytes=needed_bytes - free_bytes,
         )  # fmt: skip
 
 

@@ -41,11 +41,13 @@ class RestoreReport:
 async def restore(share: Share, vm_dir: str, number: int | None, target: Share, ctx: Context) -> RestoreReport:
     """Write all files of a point (None: the latest) below the root of `target`, which must exist.
 
-    Nothing at the target is overwritten: AlreadyExistsError before a byte is written. A file gets its own name when it
-    is whole, proven and durable; until then it ends in `.restoring`. IntegrityError names the chunk that is damaged.
+    Nothing at the target is overwritten: AlreadyExistsError before a byte is written; OutOfSpaceError before that, too,
+    if there is not room for all of it. A file gets its own name when it is whole, proven and durable; until then it
+    ends in `.restoring`. IntegrityError names the chunk that is damaged.
     """
     async with opened_replica(share, vm_dir, number, ctx) as opened:
         await _check_target(opened.point, target)
+        await _check_room(opened, target)
         ctx.observe(PhaseStarted("restoring", sum(d.size_bytes for d in opened.point.disks)))
         disks = [await _restore_disk(opened, disk, target, ctx) for disk in opened.point.disks]
     return RestoreReport(opened.point, tuple(disks))
@@ -60,9 +62,33 @@ async def _check_target(point: RecoveryPoint, target: Share) -> None:
             )  # fmt: skip
 
 
+async def _check_room(opened: OpenedReplica, target: Share) -> None:
+    needed_bytes = 0
+    for state in opened.point.disks:
+        async with await _open_disk(opened, state) as disk:
+            needed_bytes += _nonzero_bytes(disk)
+        with suppress(NotFoundError):  # what a restore that was interrupted left there makes way for this one
+            needed_bytes -= (await target.stat(state.path + PARTIAL_SUFFIX)).allocated_bytes
+    free_bytes = await target.free_bytes()
+    if needed_bytes > free_bytes:
+        raise OutOfSpaceError(
+            "restore to", target.name, f"{needed_bytes} bytes are needed and {free_bytes} are free",
+            f"Make room for {needed_bytes - free_bytes} bytes more, or restore to another place; nothing was written.",
+            missing_bytes=needed_bytes - free_bytes,
+        )  # fmt: skip
+
+
+async def _open_disk(opened: OpenedReplica, state: DiskState) -> PointDisk:
+    return await open_point_disk(opened.replica, list(opened.points), state.id, opened.numbers.pending)
+
+
+def _nonzero_bytes(disk: PointDisk) -> int:
+    return sum(disk.run_bytes(run) for run in disk.runs(disk.manifest.size_bytes))
+
+
 async def _restore_disk(opened: OpenedReplica, state: DiskState, target: Share, ctx: Context) -> RestoredDisk:
     partial = state.path + PARTIAL_SUFFIX
-    async with await open_point_disk(opened.replica, list(opened.points), state.id, opened.numbers.pending) as disk:
+    async with await _open_disk(opened, state) as disk:
         await make_durable_dir(target, parent(state.path))
         await _remove_if_there(target, partial)
         try:
@@ -74,12 +100,23 @@ async def _restore_disk(opened: OpenedReplica, state: DiskState, target: Share, 
             with suppress(ReplicadError):  # what went wrong first is what is told
                 await _remove_if_there(target, partial)
             if isinstance(error, OutOfSpaceError):
-                hint = "Make room there, or restore to another place."
-                raise OutOfSpaceError(error.op, error.subject, error.answer, hint) from None
+                raise await _room_taken(error, _nonzero_bytes(disk), target) from None
             raise
     await target.rename(partial, state.path)
     await target.flush_directory(parent(state.path))
     return RestoredDisk(state.path, state.size_bytes, written_bytes)
+
+
+async def _room_taken(error: OutOfSpaceError, needed_bytes: int, target: Share) -> OutOfSpaceError:
+    """There was room when it began."""
+    answer, missing_bytes = error.answer, 0
+    with suppress(ReplicadError):  # then it stays at what is known
+        free_bytes = await target.free_bytes()
+        answer = f"{answer}: this file needs {needed_bytes} bytes, and {free_bytes} are free"
+        missing_bytes = max(0, needed_bytes - free_bytes)
+    room = f"room for {missing_bytes} bytes more" if missing_bytes else "room"
+    hint = f"Make {room} there, or restore to another place; the files that are there already are whole."
+    return OutOfSpaceError(error.op, error.subject, answer, hint, missing_bytes=missing_bytes)
 
 
 async def _remove_if_there(target: Share, path: str) -> None:

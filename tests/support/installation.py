@@ -44,6 +44,14 @@ class Outcome:
         """What it printed as JSON."""
         return json.loads(self.stdout)
 
+    @property
+    def complaint(self) -> str:
+        """The one sentence in which it says what went wrong."""
+        said = [line for line in self.stderr.splitlines() if line.startswith("replicad: ")]
+        assert len(said) == 1, self.stderr
+        assert "Traceback" not in self.stderr
+        return said[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -75,12 +83,16 @@ class Installation:
 
     def run(self, verb: str, *arguments: str, expect: int = 0) -> Outcome:
         """Run a command in this process (no event loop may run); asserts its exit code."""
+        outcome = self.tried(verb, *arguments)
+        assert outcome.code == expect, f"{verb} {' '.join(arguments)} ended with {outcome.code}: {outcome.stderr}"
+        return outcome
+
+    def tried(self, verb: str, *arguments: str) -> Outcome:
+        """The same, however it ends."""
         stdout, stderr = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(stdout), contextlib.redirect_stderr(stderr):
             code = main(self.arguments(verb, *arguments))
-        outcome = Outcome(code, stdout.getvalue(), stderr.getvalue())
-        assert code == expect, f"{verb} {' '.join(arguments)} ended with {code}: {outcome.stderr}"
-        return outcome
+        return Outcome(code, stdout.getvalue(), stderr.getvalue())
 
     def start(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a command as a process of its own."""
