@@ -52,7 +52,7 @@ async def _list(target: ReplicaTarget, credentials: OneOffCredentials | None, ob
     from replicad.workflows.list_points import list_points
 
     async with open_target(target, credentials, observe) as opened:
-        return await list_points(opened.share, target.vm_dir)
+        return await list_points(opened.share, target.vm_dir, observe)
 
 
 def _facts(point: RecoveryPoint) -> dict[str, Any]:

@@ -28,13 +28,15 @@ class Health(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Observation:
     """What was seen of a replica: its latest point's time and consistency if it has one, a cycle under way or
-    interrupted, who holds its lock, or why it could not be looked at."""
+    interrupted, who holds its lock, or why it could not be looked at. `damaged`: sentences about records that had to be
+    taken from their copies."""
 
     point_time: datetime | None = None
     consistency: Consistency | None = None
     pending: int | None = None
     locked_by: str | None = None
     error: str | None = None
+    damaged: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ def judge(seen: Observation, rpo_s: int | None, now: datetime) -> Standing:
         )
     if seen.consistency is Consistency.FUZZY:
         found.append((Health.WARNING, "the latest point is fuzzy: it was read while somebody may have written"))
+    found += [(Health.WARNING, sentence) for sentence in seen.damaged]
     ranks = list(Health)
     health = max((h for h, _ in found), key=ranks.index, default=Health.NORMAL)
     state = State.INITIAL if lag_s is None else State.REPLICATING

@@ -35,3 +35,23 @@ Observer = Callable[[ProgressEvent], None]
 
 def nobody(event: ProgressEvent) -> None:
     """The observer that looks away."""
+
+
+def each_warning_once(observe: Observer) -> Observer:
+    """For work that finds the same to warn of several times."""
+    said: set[str] = set()
+
+    def tell(event: ProgressEvent) -> None:
+        if isinstance(event, Warned):
+            if event.text in said:
+                return
+            said.add(event.text)
+        observe(event)
+
+    return tell
+
+
+def warn_once(observe: Observer) -> Callable[[str], None]:
+    """What takes sentences to warn of, and tells each of them once."""
+    once = each_warning_once(observe)
+    return lambda text: once(Warned(text))

@@ -10,10 +10,11 @@ from replicad.model.manifest import Manifest
 from replicad.model.points import FORMAT_VERSION, CycleRecord, DiskState, ManifestReference, PendingDisk, RecoveryPoint
 from replicad.storage.documents import replace_whole
 
-from .directory import Replica, check_unchanged
+from .directory import Replica, check_unchanged, point_files
 from .disk_update import DiskUpdate, UpdateTarget
 from .fence import Fence
 from .manifest_file import write_manifest
+from .record_files import write_first
 from .records import encode
 from .recovery import Standing, publish, undo_all_but
 
@@ -79,7 +80,7 @@ class Cycle:
         """
         share, layout = self.replica.share, self.replica.layout
         await share.flush_directory(layout.manifests_dir)
-        await replace_whole(share, layout.point_record(self.directory), encode(point))
+        await write_first(point_files(self.replica, self.directory, point.number), point)
         await check_unchanged(self.replica)
         await self.fence.still_ours()
         await publish(self.replica, point)

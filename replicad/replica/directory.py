@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from replicad.model.errors import (
     ConflictError,
@@ -19,7 +19,8 @@ from replicad.storage.port import Share
 
 from .layout import Layout, pending_number, point_number
 from .manifest_file import ManifestOwner
-from .records import MAX_RECORD_BYTES, damaged_record, decode, encode
+from .record_files import MISSING, RecordFiles, Warn, read_own_file, read_record, unsaid, write_first, write_instead
+from .records import MAX_RECORD_BYTES, damaged_record, decode
 from .recovery_text import recovery_text
 
 _STALE = "Nothing was committed. See with 'replicad points' what was done there meanwhile."
@@ -27,11 +28,12 @@ _STALE = "Nothing was committed. See with 'replicad points' what was done there 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """The replica of one VM on an open share."""
+    """The replica of one VM on an open share. `warn` is told of records that had to be taken from their copies."""
 
     share: Share
     layout: Layout
     record: ReplicaRecord
+    warn: Warn = field(default=unsaid, repr=False, compare=False)
 
     @property
     def seed(self) -> int:
@@ -61,19 +63,25 @@ class Numbers:
         return self.committed[-1] if self.committed else None
 
 
-async def open_replica(share: Share, vm_dir: str) -> Replica | None:
-    """The replica in the directory `vm_dir`, or None if there is none. IntegrityError if its record is damaged."""
+def record_files(share: Share, layout: Layout) -> RecordFiles[ReplicaRecord]:
+    """Where the record of a replica lies."""
+    return RecordFiles(share, layout.record, layout.record_copy, ReplicaRecord)
+
+
+async def open_replica(share: Share, vm_dir: str, warn: Warn = unsaid) -> Replica | None:
+    """The replica in the directory `vm_dir`, or None if there is none. IntegrityError if its record is damaged, and the
+    copy of it as well."""
     layout = Layout(vm_dir)
     try:
-        raw = await read_whole(share, layout.record, MAX_RECORD_BYTES)
+        record = await read_record(record_files(share, layout), warn)
     except NotFoundError:
         return None
-    return Replica(share, layout, decode(raw, ReplicaRecord, path_on(share.name, layout.record)))
+    return Replica(share, layout, record, warn)
 
 
-async def require_replica(share: Share, vm_dir: str) -> Replica:
+async def require_replica(share: Share, vm_dir: str, warn: Warn = unsaid) -> Replica:
     """The same; NotFoundError if there is none."""
-    replica = await open_replica(share, vm_dir)
+    replica = await open_replica(share, vm_dir, warn)
     if replica is None:
         raise NotFoundError(
             "find", f"a replica in {path_on(share.name, vm_dir)}", "there is no replica.json",
@@ -100,14 +108,14 @@ async def make_durable_dir(share: Share, path: str) -> None:
         await share.flush_directory(path)
 
 
-async def create_replica(share: Share, record: ReplicaRecord) -> Replica:
+async def create_replica(share: Share, record: ReplicaRecord, warn: Warn = unsaid) -> Replica:
     """Make the directory of a new replica. Call with its lock held.
 
     ConflictError if the directory holds anything that replicad did not put there. Can be run again after it was
     interrupted: the record is written last.
     """
     layout = Layout(record.vm)
-    ours = {"replica.lock", "replica.json.tmp", "RECOVERY.txt", "RECOVERY.txt.tmp"}
+    ours = {"replica.lock", "replica.json.tmp", "replica.copy.json.tmp", "RECOVERY.txt", "RECOVERY.txt.tmp"}
     empty_dirs = {"disks", "manifests", "points"}
     for entry in await share.list(layout.root):
         known = entry.name in ours or (entry.is_dir and entry.name in empty_dirs)
@@ -123,8 +131,8 @@ async def create_replica(share: Share, record: ReplicaRecord) -> Replica:
         await share.make_dir(directory)
     await replace_whole(share, layout.recovery_text, recovery_text(record).encode())
     await share.flush_directory("")
-    await replace_whole(share, layout.record, encode(record))
-    return Replica(share, layout, record)
+    await write_first(record_files(share, layout), record)
+    return Replica(share, layout, record, warn)
 
 
 def check_belongs(replica: Replica, vm: str, source: str, *, adopt: bool) -> None:
@@ -171,7 +179,7 @@ async def adopt_source(replica: Replica, source: str) -> Replica:
     record = replace(replica.record, source=source)
     # The record comes last: as long as it names the old source, the next resynchronisation does this again.
     await replace_whole(replica.share, replica.layout.recovery_text, recovery_text(record).encode())
-    await replace_whole(replica.share, replica.layout.record, encode(record))
+    await write_instead(record_files(replica.share, replica.layout), record)
     return replace(replica, record=record)
 
 
@@ -196,36 +204,41 @@ async def list_numbers(replica: Replica) -> Numbers:
     return Numbers(tuple(committed), pending[0] if pending else None)
 
 
+def point_files(replica: Replica, directory: str, number: int) -> RecordFiles[RecoveryPoint]:
+    """Where the record of point `number` lies: in its directory, or in that of the cycle that makes it."""
+
+    def check(point: RecoveryPoint, subject: str) -> None:
+        if (point.number, point.replica_id) != (number, replica.record.replica_id):
+            raise IntegrityError("use", subject, f"it is the record of point {point.number} of another place")
+
+    layout = replica.layout
+    return RecordFiles(
+        replica.share, layout.point_record(directory), layout.point_record_copy(directory), RecoveryPoint, check
+    )
+
+
 async def read_point(replica: Replica, number: int) -> RecoveryPoint:
-    """The record of a committed point. IntegrityError if it is damaged or missing."""
-    directory = replica.layout.point_dir(number)
+    """The record of a committed point. IntegrityError if it is damaged or missing, and its copy as well."""
+    files = point_files(replica, replica.layout.point_dir(number), number)
     try:
-        return await _read_point_in(replica, directory, number)
+        return await read_record(files, replica.warn)
     except NotFoundError:
-        subject = path_on(replica.share.name, replica.layout.point_record(directory))
-        raise damaged_record(subject, RecoveryPoint, "the file is missing") from None
+        raise damaged_record(path_on(replica.share.name, files.path), RecoveryPoint, MISSING) from None
 
 
 async def read_finished_pending(replica: Replica, number: int) -> RecoveryPoint | None:
     """The record of a cycle that ended in all but its name; None if it did not get so far.
 
-    None as well if the record is damaged: the cycle is then gone on with, and writes it again.
+    None as well if the record is damaged: the cycle is then gone on with, and writes it again. The copy says nothing
+    here: it is written first.
     """
+    files = point_files(replica, replica.layout.pending_dir(number), number)
     try:
-        return await _read_point_in(replica, replica.layout.pending_dir(number), number)
+        return await read_own_file(files)
     except FormatVersionError:
         raise
     except (NotFoundError, IntegrityError):
         return None
-
-
-async def _read_point_in(replica: Replica, directory: str, number: int) -> RecoveryPoint:
-    path = replica.layout.point_record(directory)
-    subject = path_on(replica.share.name, path)
-    point = decode(await read_whole(replica.share, path, MAX_RECORD_BYTES), RecoveryPoint, subject)
-    if (point.number, point.replica_id) != (number, replica.record.replica_id):
-        raise IntegrityError("use", subject, f"it is the record of point {point.number} of another place")
-    return point
 
 
 async def read_cycle(replica: Replica, number: int) -> CycleRecord | None:

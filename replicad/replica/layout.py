@@ -54,6 +54,11 @@ class Layout:
         return join(self.root, "replica.json")
 
     @property
+    def record_copy(self) -> str:
+        """The same bytes once more."""
+        return join(self.root, "replica.copy.json")
+
+    @property
     def lock(self) -> str:
         return join(self.root, "replica.lock")
 
@@ -97,6 +102,10 @@ class Layout:
 
     def point_record(self, directory: str) -> str:
         return join(directory, "point.json")
+
+    def point_record_copy(self, directory: str) -> str:
+        """The same bytes once more."""
+        return join(directory, "point.copy.json")
 
     def cycle_record(self, directory: str) -> str:
         return join(directory, "cycle.json")

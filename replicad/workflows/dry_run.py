@@ -9,7 +9,7 @@ from replicad.model.errors import NotFoundError
 from replicad.model.manifest import Manifest
 from replicad.model.plan import PlannedDisk, SourceDisk, plan_cycle
 from replicad.model.points import CycleKind
-from replicad.model.progress import PhaseStarted, Warned
+from replicad.model.progress import PhaseStarted, Warned, warn_once
 from replicad.replica.directory import Replica, check_belongs, list_numbers, open_replica, read_point
 from replicad.replica.disk_update import SavedBatch, Stretch
 from replicad.replica.known_chunks import KnownChunks
@@ -50,7 +50,7 @@ class DryRun:
 
 async def dry_run(job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context) -> DryRun:
     """Read the source as a cycle would, compare with the latest point's manifests, and tell. Writes nothing."""
-    replica = await _replica_if_any(share, job)
+    replica = await _replica_if_any(share, job, ctx)
     numbers = await list_numbers(replica) if replica else None
     latest = await read_point(replica, numbers.latest) if replica and numbers and numbers.latest else None
     async with source.snapshot() as snapshot:
@@ -68,9 +68,9 @@ async def dry_run(job: ReplicationJob, source: ChangeSource, share: Share, ctx: 
     return DryRun(job.vm, number, plan.kind, resumes, (*disks, *removed))
 
 
-async def _replica_if_any(share: Share, job: ReplicationJob) -> Replica | None:
+async def _replica_if_any(share: Share, job: ReplicationJob, ctx: Context) -> Replica | None:
     try:
-        replica = await open_replica(share, job.vm)
+        replica = await open_replica(share, job.vm, warn_once(ctx.observe))
     except NotFoundError:
         return None
     if replica is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replicad.model.points import RecoveryPoint
+from replicad.model.progress import Observer, nobody, warn_once
 from replicad.replica.directory import list_numbers, read_point, require_replica
 from replicad.storage.port import Share
 
@@ -18,12 +19,12 @@ class PointList:
     pending: int | None
 
 
-async def list_points(share: Share, vm_dir: str) -> PointList:
+async def list_points(share: Share, vm_dir: str, observe: Observer = nobody) -> PointList:
     """Every committed point of the replica in `vm_dir`. Takes no lock: committed points don't change.
 
-    NotFoundError if there is no replica; IntegrityError if a record is damaged.
+    NotFoundError if there is no replica; IntegrityError if a record is damaged, and its copy as well.
     """
-    replica = await require_replica(share, vm_dir)
+    replica = await require_replica(share, vm_dir, warn_once(observe))
     numbers = await list_numbers(replica)
     points = [await read_point(replica, number) for number in numbers.committed]
     return PointList(replica.record.vm, tuple(points), numbers.pending)

@@ -9,6 +9,7 @@ from replicad.model.errors import BusyError, LockedError, ReplicadError, Unreach
 from replicad.model.names import path_on
 from replicad.replica.directory import Numbers, Replica, list_numbers, require_replica
 from replicad.replica.layout import Layout
+from replicad.replica.record_files import Warn
 from replicad.storage.port import LockHolder, Share, ShareLock
 
 from .context import Context
@@ -36,9 +37,9 @@ def _process(holder: LockHolder) -> tuple[str, str, str, int, str]:
     return holder.host, holder.machine_id, holder.boot_id, holder.pid, holder.process_start
 
 
-async def replica_as_it_stands(share: Share, vm_dir: str) -> tuple[Replica, Numbers]:
+async def replica_as_it_stands(share: Share, vm_dir: str, warn: Warn) -> tuple[Replica, Numbers]:
     """What another writer would have changed. NotFoundError if there is no replica."""
-    replica = await require_replica(share, vm_dir)
+    replica = await require_replica(share, vm_dir, warn)
     return replica, await list_numbers(replica)
 
 
@@ -49,17 +50,18 @@ class RegainedLock:
     Not for a cycle: what that had under way has to begin again.
     """
 
-    def __init__(self, lock: ShareLock, share: Share, vm_dir: str, ctx: Context) -> None:
+    def __init__(self, lock: ShareLock, share: Share, vm_dir: str, ctx: Context, warn: Warn) -> None:
         self._lock = lock
         self._share = share
         self._vm_dir = vm_dir
         self._ctx = ctx
+        self._warn = warn
         self._noted: tuple[Replica, Numbers] | None = None
         self._in_doubt = False
 
     async def note(self) -> tuple[Replica, Numbers]:
         """Take down where the replica stands."""
-        self._noted = await replica_as_it_stands(self._share, self._vm_dir)
+        self._noted = await replica_as_it_stands(self._share, self._vm_dir, self._warn)
         return self._noted
 
     async def regain(self) -> None:
@@ -72,7 +74,7 @@ class RegainedLock:
         self._in_doubt = True
         await self._lock.release()
         self._lock = await lock_again(self._share, Layout(self._vm_dir).lock, self._ctx.holder())
-        if await replica_as_it_stands(self._share, self._vm_dir) != self._noted:
+        if await replica_as_it_stands(self._share, self._vm_dir, self._warn) != self._noted:
             raise BusyError(
                 "go on reading", path_on(self._share.name, self._vm_dir),
                 "the connection was lost, and another writer was there before it came back", "Run it again.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from replicad.model.errors import AccessDeniedError, IntegrityError, NotFoundError, OutOfSpaceError
 from replicad.model.points import RecoveryPoint
-from replicad.model.progress import Warned
+from replicad.model.progress import Warned, warn_once
 from replicad.replica.directory import Numbers, Replica, require_replica
 from replicad.replica.layout import Layout
 from replicad.replica.recovery import recover
@@ -47,16 +47,17 @@ async def opened_replica(share: Share, vm_dir: str, number: int | None, ctx: Con
     is no lock to hold: then it is read as it is, with a warning. LockedError if somebody writes it now, BusyError if
     somebody did while the connection was lost; NotFoundError if there is no replica or no such point.
     """
-    await require_replica(share, vm_dir)
+    warn = warn_once(ctx.observe)
+    await require_replica(share, vm_dir, warn)
     try:
         lock = await share.lock(Layout(vm_dir).lock, ctx.holder())
     except (AccessDeniedError, OutOfSpaceError) as error:
         why = "can't be written" if isinstance(error, AccessDeniedError) else "is full"
         ctx.observe(Warned(f"{share.name} {why}, so the replica is read without its lock"))
-        yield await _opened(await replica_as_it_stands(share, vm_dir), number, ctx, None)
+        yield await _opened(await replica_as_it_stands(share, vm_dir, warn), number, ctx, None)
         return
-    async with RegainedLock(lock, share, vm_dir, ctx) as kept:
-        await recover(await require_replica(share, vm_dir))
+    async with RegainedLock(lock, share, vm_dir, ctx, warn) as kept:
+        await recover(await require_replica(share, vm_dir, warn))
         opened = await _opened(await kept.note(), number, ctx, kept)
         try:
             yield opened

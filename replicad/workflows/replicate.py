@@ -19,11 +19,12 @@ from replicad.model.points import (
     Role,
     Statistics,
 )
-from replicad.model.progress import PhaseStarted, Warned
+from replicad.model.progress import PhaseStarted, Warned, warn_once
 from replicad.replica.cycle import Cycle, begin_cycle, choose_new_disks
 from replicad.replica.directory import Replica, adopt_source, check_belongs, create_replica, open_replica
 from replicad.replica.fence import Fence
 from replicad.replica.layout import Layout
+from replicad.replica.record_copies import mend_records
 from replicad.replica.recovery import Standing, recover
 from replicad.storage.port import Share, ShareLock
 from replicad.storage.room import RoomTellingShare
@@ -84,6 +85,7 @@ async def replicate(
     async with locked_replica(job, RoomTellingShare(share), ctx) as (replica, lock):
         with _telling_how_to_go_on():
             standing = await recover(replica)
+            await mend_records(replica)
         if trail.point is not None and trail.point == standing.latest:
             return CycleReport(trail.point, True, trail.point.statistics)
         ctx.observe(PhaseStarted("holding the source"))
@@ -150,10 +152,11 @@ async def locked_replica(job: ReplicationJob, share: Share, ctx: Context) -> Asy
         await _make_directory(share, job.vm)
         taken = await share.lock(Layout(job.vm).lock, ctx.holder())
     async with taken as lock:
+        warn = warn_once(ctx.observe)
         with _telling_how_to_go_on():
-            replica = await open_replica(share, job.vm)
+            replica = await open_replica(share, job.vm, warn)
             if replica is None:
-                replica = await create_replica(share, _new_record(job, ctx))
+                replica = await create_replica(share, _new_record(job, ctx), warn)
             check_belongs(replica, job.vm, job.source_name, adopt=job.resync)
             replica = await adopt_source(replica, job.source_name)
         yield replica, lock

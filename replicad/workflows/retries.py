@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from replicad.model.errors import ReplicadError, was_lost
 from replicad.model.patience import Failures, Patience
-from replicad.model.progress import Observer, ProgressEvent, Warned
+from replicad.model.progress import Warned, each_warning_once
 from replicad.replica.layout import Layout
 from replicad.storage.decorated import DecoratedFile, DecoratedShare
 from replicad.storage.port import Buffer, LockHolder, Piece, Share, ShareFile, ShareLock
@@ -37,7 +37,7 @@ async def replicate_with_retries(
     began_s = ctx.clock.monotonic_s()
     replica = _ReplicaShare(share, Layout(job.vm))
     trail = Trail()
-    once = replace(ctx, observe=_each_warning_once(ctx.observe))
+    once = replace(ctx, observe=each_warning_once(ctx.observe))
     attempts = 0
 
     async def attempt() -> CycleReport:
@@ -55,22 +55,8 @@ async def dry_run_with_retries(
     job: ReplicationJob, source: ChangeSource, share: Share, ctx: Context, patience: Patience | None = None
 ) -> DryRun:
     """As `dry_run`, begun again when a connection is lost."""
-    once = replace(ctx, observe=_each_warning_once(ctx.observe))
+    once = replace(ctx, observe=each_warning_once(ctx.observe))
     return await _through_losses(lambda: dry_run(job, source, share, once), lambda: False, ctx, patience)
-
-
-def _each_warning_once(observe: Observer) -> Observer:
-    """For attempts that all find the same to warn of."""
-    said: set[str] = set()
-
-    def tell(event: ProgressEvent) -> None:
-        if isinstance(event, Warned):
-            if event.text in said:
-                return
-            said.add(event.text)
-        observe(event)
-
-    return tell
 
 
 async def _through_losses(

@@ -22,8 +22,9 @@ class Seen:
 
 async def look_at_replica(share: Share, vm: str) -> Seen:
     """What the replica of `vm` shows now, without taking its lock. What goes wrong is in the observation."""
+    said: list[str] = []
     try:
-        replica = await open_replica(share, vm)
+        replica = await open_replica(share, vm, said.append)
         if replica is None:
             return Seen(Observation())
         await check_is_replica_of(share, vm, vm)
@@ -38,6 +39,7 @@ async def look_at_replica(share: Share, vm: str) -> Seen:
             latest.consistency if latest else None,
             numbers.pending,
             f"{holder.host}, process {holder.pid}" if holder else None,
+            damaged=tuple(said),
         ),
         latest,
     )

@@ -175,6 +175,7 @@ async def test_what_is_missing_from_a_replica_is_told_as_damage() -> None:
             await world.restored(1)
         assert digests(await world.restored(2)) == digests(world.history[2])
         await world.replica.remove(LAYOUT.point_record(LAYOUT.point_dir(1)))
+        await world.replica.remove(LAYOUT.point_record_copy(LAYOUT.point_dir(1)))
         with pytest.raises(IntegrityError, match=r"point\.json.*the file is missing.*backup"):
             await list_points(world.replica, VM)
         assert digests(await world.restored(2)) == digests(world.history[2])
