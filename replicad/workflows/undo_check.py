@@ -47,7 +47,7 @@ async def damaged_entries(file: ShareFile, index: UndoIndex, seed: int, hashing:
         found.extend(await loop.run_in_executor(hashing, _damaged, stored, stretch, index, seed))
 
     most_bytes = max(RUN_BYTES, index.header.chunk_bytes)
-    await each_in_a_buffer(check, _stretches(index, most_bytes), most_bytes)
+    await each_in_a_buffer(check, _stretches(index, most_bytes), min(most_bytes, index.end_bytes))
     return sorted(found)
 
 
