@@ -23,7 +23,7 @@ from tests.support.samba import ENCRYPTED, SambaDirectory
 from tests.support.vhdx_builder import MIB, Block, Spec, build
 
 VM = "웹 서버 🖥"
-BLOCK_AT = 3 * MIB
+BLOCK_AT = 4 * MIB
 """Where the first block of `make_vhdx` lies in its file."""
 _PROGRESS = re.compile(
     r"locking the replica|holding the source|committing|repairing"
