@@ -247,7 +247,8 @@ async def test_a_share_of_a_signed_session_that_is_encrypted_takes_no_plain_answ
         if _is_smb(message):
             plain.append(message)
         elif tampering:
-            return plain[-1][:24] + struct.pack("<Q", last_id[0]) + plain[-1][32:]
+            create = struct.pack("<H", 5)
+            return plain[-1][:12] + create + plain[-1][14:24] + struct.pack("<Q", last_id[0]) + plain[-1][32:]
         return message
 
     last_id = [0]

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 Tamper = Callable[[bytes], bytes | list[bytes]]
+Alter = Callable[[bytes], bytes]
 Listen = Callable[[bytes], None]
 
 
@@ -21,11 +22,12 @@ def _open_gate() -> asyncio.Event:
 class SmbRelay:
     """What passes between the two. Use `smb_relay`."""
 
-    def __init__(self, host: str, port: int, tamper: Tamper | None, listen: Listen | None) -> None:
+    def __init__(self, host: str, port: int, tamper: Tamper | None, listen: Listen | None, alter: Alter | None) -> None:
         self._host = host
         self._port = port
         self._tamper = tamper
         self._listen = listen
+        self._alter = alter
         self._flowing = _open_gate()
         self._frozen: list[asyncio.Event] = []
         self._answers_flow = False
@@ -117,7 +119,7 @@ class SmbRelay:
     async def _upstream(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
     ) -> None:
-        while data := await reader.read(1 << 18):
+        while data := await self._next(reader):
             self.held_bytes[number] += len(data)
             await gate.wait()
             self.held_bytes[number] -= len(data)
@@ -131,6 +133,16 @@ class SmbRelay:
         await gate.wait()
         if not self._holding_ends:
             writer.close()
+
+    async def _next(self, reader: asyncio.StreamReader) -> bytes:
+        """What the client sends next; empty at the end."""
+        if self._alter is None:
+            return await reader.read(1 << 18)
+        with suppress(asyncio.IncompleteReadError):
+            (length,) = struct.unpack(">I", await reader.readexactly(4))
+            message = self._alter(await reader.readexactly(length))
+            return struct.pack(">I", len(message)) + message
+        return b""
 
     async def _downstream(
         self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
@@ -162,14 +174,19 @@ class SmbRelay:
 
 @asynccontextmanager
 async def smb_relay(
-    host: str, port: int, tamper: Tamper | None = None, listen: Listen | None = None
+    host: str,
+    port: int,
+    tamper: Tamper | None = None,
+    listen: Listen | None = None,
+    *,
+    alter: Alter | None = None,
 ) -> AsyncIterator[SmbRelay]:
     """A relay on a free port of loopback.
 
     `tamper` is given each SMB message of the server and returns another, or those to pass on now, in their order.
-    `listen` is given what the client sends, as it comes.
+    `listen` is given what the client sends, as it comes; `alter` each of its SMB messages, and returns another.
     """
-    relay = SmbRelay(host, port, tamper, listen)
+    relay = SmbRelay(host, port, tamper, listen, alter)
     server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
     relay.port = server.sockets[0].getsockname()[1]
     try:

@@ -7,6 +7,7 @@ Each override mends one thing and leaves the rest to smbprotocol; each says whic
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import time
 from functools import partial
@@ -20,14 +21,16 @@ from smbprotocol.exceptions import SMBException, SMBResponseException
 from smbprotocol.header import Commands, Smb2Flags, SMB2HeaderRequest
 from smbprotocol.session import SMB2SessionSetupRequest
 
-from . import status
+from . import status, vetting
 from .credits import CreditWindow
 from .data.channel import LONGEST_WAIT_S, DataChannel, Keys
+from .data.frame import TRANSFORM
 from .data.protect import Sealing, Signing
 from .endpoint import Endpoint
 from .failures import ConnectionLostError, NoAnswerError, NotProtectedError, clause_of
 from .fate import Fate
 from .transport import SocketAddress, Transport
+from .vetting import UNSOLICITED
 
 if TYPE_CHECKING:
     from _collections_abc import dict_values
@@ -40,8 +43,10 @@ logging.getLogger("spnego").setLevel(logging.CRITICAL + 1)
 CREDIT_TARGET = 512
 """Credits to have at hand, beside those that are in use: for 32 MiB more."""
 _ENDED = "the server closed the connection"
-UNSOLICITED = 0xFFFF_FFFF_FFFF_FFFF
-"""The message id of what a server sends unasked: oplock and lease breaks (MS-SMB2 §2.2.23)."""
+_MOST_SIGN_IN_ROUNDS = 8
+"""NTLM takes two, Kerberos one or two."""
+_MOST_WAITS = 10
+"""A server may say that an answer takes longer, but not for ever."""
 
 
 class _Outstanding(dict[int, Any]):
@@ -71,10 +76,11 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         self.outstanding_requests = _Outstanding()
         self.channel = DataChannel(self, self._wire)
         """READ and WRITE; the receiving thread shows it each message first."""
-        self._wire.receiver = self.channel.receive
+        self._wire.receiver = self._receive_message
         self.timeout_s = endpoint.connect_timeout_s
         """For the answer to a request that names no time of its own."""
         self._previous_session_id = previous_session_id
+        self._sign_in_rounds = 0
         self._fate = Fate()
         self._fate.join(self._shut_down)
 
@@ -131,6 +137,9 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
         """As smbprotocol's, but waits for credits where that raises an error, and replays the earlier session's id
         at the sign-in, which that can't (MS-SMB2 §2.2.5 PreviousSessionId)."""
         if isinstance(message, SMB2SessionSetupRequest):
+            self._sign_in_rounds += 1
+            if self._sign_in_rounds > _MOST_SIGN_IN_ROUNDS:
+                raise NotProtectedError("the server does not come to an end with the sign-in")
             message["previous_session_id"] = self._previous_session_id
         charge = max(1, self._calculate_credit_charge(message))
         if not kwargs.get("credit_request"):
@@ -196,13 +205,17 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
     def receive(
         self, request: Request, wait: bool = True, timeout: float | None = None, resolve_symlinks: bool = False
     ) -> Any:
-        """As smbprotocol's, but it always has a time limit, which condemns the connection, and follows no links."""
+        """As smbprotocol's, but it always has a time limit, which condemns the connection, and follows no links.
+
+        An interim answer begins the time anew, until it is ten times as long that the first one came.
+        """
         began_s = time.monotonic()
         longest_s = LONGEST_WAIT_S if timeout is None else timeout
         limit_s = self.timeout_s if timeout is None else timeout
+        deadline_s = math.inf
         message_id = request.message["message_id"].get_value()
         while True:
-            left_s = began_s + longest_s - time.monotonic()
+            left_s = min(began_s + longest_s, deadline_s) - time.monotonic()
             if not self._wire.outwait(request.response_event.wait, limit_s, left_s):
                 self.condemn_for_silence(began_s)
                 raise NoAnswerError
@@ -212,6 +225,7 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
                 if response is None or (self._is_pending(response) and self.condemned):
                     raise self._lost()
                 if self._is_pending(response):
+                    deadline_s = min(deadline_s, time.monotonic() + _MOST_WAITS * limit_s)
                     request.response_event.clear()
                     continue
             self.outstanding_requests.pop(message_id, None)
@@ -246,10 +260,7 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
             self._refuse_unprotected(header, self.outstanding_requests[message_id])
 
     def _refuse_unprotected(self, header: Any, request: Any) -> None:
-        command = request.message["command"].get_value()
-        if header["command"].get_value() != command:
-            raise NotProtectedError("an answer does not belong to its request")
-        if command in (Commands.SMB2_NEGOTIATE, Commands.SMB2_SESSION_SETUP):
+        if request.message["command"].get_value() in (Commands.SMB2_NEGOTIATE, Commands.SMB2_SESSION_SETUP):
             return  # before there are keys; protected by what is derived from them
         session = self.session_table.get(request.session_id)
         tree = session and session.tree_connect_table.get(request.message["tree_id"].get_value())
@@ -257,6 +268,19 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
             raise NotProtectedError("an answer came unencrypted")
         if not header["flags"].has_flag(Smb2Flags.SMB2_FLAGS_SIGNED) and not self._is_pending(header):
             raise NotProtectedError("an answer came unsigned")
+
+    def _receive_message(self, length: int) -> bytes | None:
+        """Take one message off the wire: the channel's stay there, others are for smbprotocol once they are vetted."""
+        vetting.refuse_too_long(length, signed_in=bool(self.session_table))
+        message = self.channel.receive(length)
+        if message is not None and not message.startswith(TRANSFORM):
+            vetting.refuse_unfit(message, self._command_of)
+        return message
+
+    def _command_of(self, message_id: int) -> int | None:
+        """The command of a request that is under way."""
+        request = self.outstanding_requests.get(message_id)
+        return None if request is None else int(request.message["command"].get_value())
 
     def _check_worker_running(self) -> None:
         """As smbprotocol's, with an error of our own."""
@@ -281,6 +305,7 @@ class Connection(BaseConnection):  # type: ignore[misc]  # smbprotocol is untype
             plain: bytes = super()._decrypt(message)
         except Exception as error:
             raise NotProtectedError("an answer can't be decrypted") from error
+        vetting.refuse_unfit(plain, self._command_of)
         return plain
 
     @staticmethod

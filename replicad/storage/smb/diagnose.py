@@ -12,7 +12,8 @@ from replicad.model.errors import ReplicadError, UnreachableError
 
 from .connection import Connection
 from .endpoint import Endpoint
-from .link import Link, negotiate, refuse_unprotected, sign_in
+from .handshake import negotiate, refuse_unprotected, sign_in
+from .link import Link
 from .pool import SmbPool
 from .share import SmbShare
 from .transport import SocketAddress, connect_to, resolve

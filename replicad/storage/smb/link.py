@@ -11,25 +11,24 @@ from typing import Any, TypeVar
 
 from smbprotocol import Dialects
 from smbprotocol.connection import Ciphers, SigningAlgorithms
-from smbprotocol.exceptions import SMBAuthenticationError, SMBException, SMBResponseException
-from smbprotocol.session import Session, SMB2Logoff
+from smbprotocol.exceptions import SMBException, SMBResponseException
+from smbprotocol.session import SMB2Logoff
 from smbprotocol.tree import TreeConnect
 
-from replicad.model.errors import (
-    ReplicadError,
-    SignInError,
-    TimedOutError,
-    UnreachableError,
-    UnsupportedError,
-)
+from replicad.model.errors import ReplicadError, TimedOutError, UnreachableError
 
 from . import status
-from .connection import CREDIT_TARGET, Connection
-from .data.channel import CREDIT_BYTES
+from .connection import Connection
 from .endpoint import Endpoint
-from .failures import ConnectionLostError, NoAnswerError
+from .failures import (
+    ConnectionLostError,
+    MalformedAnswerError,
+    NoAnswerError,
+    NotProtectedError,
+    clause_of,
+    understanding,
+)
 from .job import AbandonedError, Job
-from .transport import SocketAddress, connect_to, dial
 
 T = TypeVar("T")
 
@@ -99,7 +98,7 @@ class Tree:
 class Link:
     """One connection with one session. Open files belong to it and are lost with it.
 
-    Made by `connect`. After `condemned` says why, every call raises UnreachableError.
+    Made by `handshake.connect`. After `condemned` says why, every call raises UnreachableError.
     """
 
     def __init__(self, endpoint: Endpoint, connection: Connection) -> None:
@@ -210,7 +209,7 @@ class Link:
         if isinstance(error, NoAnswerError):
             return TimedOutError(op, subject, self.condemned, "Check the server and the network.")
         if isinstance(error, SMBException):
-            self.connection.condemn("the server does not keep to the protocol")
+            self.connection.condemn(clause_of(error) or "the server does not keep to the protocol")
         return self._lost_error(op, subject)
 
     def _lost_error(self, op: str, subject: str) -> UnreachableError:
@@ -222,7 +221,7 @@ class Link:
         async with self._tree_lock:
             if share not in self._trees:
                 connect = TreeConnect(self.session, f"\\\\{self.endpoint.host}\\{share}")
-                await self.run("open the share", f"{self.server}\\{share}", lambda job: connect.connect())
+                await self.run("open the share", f"{self.server}\\{share}", lambda job: _open_tree(connect))
                 # Our paths are relative to the share, which a DFS flag would contradict (MS-SMB2 §3.2.4.3).
                 connect.is_dfs_share = False
                 self._trees[share] = Tree(self, share, connect)
@@ -255,111 +254,13 @@ class Link:
         self.connection.receive(request, timeout=_LOGOFF_TIMEOUT_S)
 
 
-async def connect(endpoint: Endpoint, previous_session_id: int = 0, at: SocketAddress | None = None) -> Link:
-    """Connect, negotiate and sign in; `at` an address, else at the first one of the endpoint's that answers.
-
-    With `previous_session_id`, the server ends that session of the same user first: its files are closed and its
-    locks are free, and requests that it sent and that are still on their way are refused (MS-SMB2 §3.3.5.5.3).
-    Raises UnreachableError or TimedOutError, UnsupportedError where the server can't be trusted with data (dialect,
-    signing, encryption), SignInError (never try that again by yourself).
-    """
-    sock = await (dial(endpoint) if at is None else connect_to(endpoint, *at))
-    link = Link(endpoint, Connection(endpoint, sock, previous_session_id))
-    try:
-        await negotiate(link)
-        refuse_unprotected(link)
-        await sign_in(link)
-    except BaseException:
-        await link.close()
-        raise
-    return link
-
-
-async def negotiate(link: Link) -> None:
-    """Agree on a dialect. UnreachableError, TimedOutError; UnsupportedError for a dialect that is too old."""
-    connection, endpoint = link.connection, link.endpoint
-    subject = f"server {endpoint.where}"
-    try:
-        await link.run("negotiate with", subject, lambda job: connection.connect(timeout=endpoint.connect_timeout_s))
-    except UnreachableError as error:
-        raise UnreachableError(
-            "negotiate with", subject, error.answer,
-            "It may speak only SMB 1, not be an SMB server, or refuse this host.",
-        ) from None  # fmt: skip
-    if connection.dialect is None or connection.dialect < Dialects.SMB_3_0_2:
-        spoken = DIALECTS.get(connection.dialect, "an unknown dialect")
-        raise UnsupportedError(
-            "negotiate with", subject, f"it speaks {spoken} at most, and SMB 3.0.2 or later is needed",
-            "Allow newer dialects on the server (Samba: 'server max protocol = SMB3').",
-        ) from None  # fmt: skip
-
-
-def refuse_unprotected(link: Link) -> None:
-    """UnsupportedError if the server does not offer what the configuration requires."""
-    if link.endpoint.encryption_required and not link.connection.supports_encryption:
-        raise UnsupportedError(
-            "negotiate with",
-            f"server {link.endpoint.where}",
-            "it does not offer encryption, which the configuration requires",
-            "Allow encryption on the server (Samba: 'server smb encrypt = default'), or set 'encryption: allowed'.",
-        )
-
-
-async def sign_in(link: Link) -> None:
-    """Sign in, and get the link ready for use. SignInError, UnreachableError, TimedOutError."""
-    endpoint, connection = link.endpoint, link.connection
-    subject = f"server {endpoint.where}" + (f" as {endpoint.username}" if endpoint.username else "")
-    password = await endpoint.password() if endpoint.password is not None else None
-    session = Session(
-        connection, endpoint.username, password,
-        require_encryption=endpoint.encryption_required,
-    )  # fmt: skip
-
-    def set_up(job: Job) -> None:
+def _open_tree(connect: Any) -> None:
+    """Blocking: open a share, and with SMB 3.0.2 make sure that nobody changed the negotiation on its way (MS-SMB2
+    §3.2.5.5)."""
+    with understanding():
         try:
-            session.connect()
-        except SMBResponseException as error:
-            raise status.sign_in_error_for(error.status, subject) from None
-        except SMBAuthenticationError:
-            raise _no_credentials(endpoint, subject) from None
-        except SMBException:
-            if session.session_id is None:  # how smbprotocol tells that the server let us in as a guest only
-                raise SignInError(
-                    "sign in to", subject, "the server takes us for a guest, without signing or encryption",
-                    "Check the user name and the password; on Samba set 'map to guest = never'.",
-                ) from None  # fmt: skip
+            connect.connect()
+        except (SMBResponseException, MalformedAnswerError, NotProtectedError):
             raise
-        finally:
-            session.password = None
-
-    await link.run("sign in to", subject, set_up)
-    link.session = session
-    await link.run("talk to", link.server, lambda job: _ramp_up_credits(link))
-    connection.timeout_s = endpoint.timeout_s
-
-
-def _no_credentials(endpoint: Endpoint, subject: str) -> SignInError:
-    # The text of the error that came may quote what it was given, so it is not told.
-    if endpoint.username and endpoint.password is not None:
-        return SignInError(
-            "sign in to", subject, "no way to prove who we are suits both sides", "See the server's log."
-        )
-    return SignInError(
-        "sign in to", subject, "there is no Kerberos ticket for it",
-        "Run kinit or set a keytab, or give 'username' and 'password_file' under 'servers:'.",
-    )  # fmt: skip
-
-
-def _ramp_up_credits(link: Link) -> None:
-    """Ask for credits until there are enough, or the server grants no more (MS-SMB2 §3.3.1.2)."""
-    connection, window = link.connection, link.connection.sequence_window
-    before = -1
-    while before < window.available < CREDIT_TARGET:
-        before = window.available
-        connection.echo(sid=link.session_id, timeout=connection.timeout_s, credit_request=CREDIT_TARGET - before + 1)
-    most = min(connection.max_read_size, connection.max_write_size)
-    if connection.supports_multi_credit:
-        most = min(most, max(1, window.available // 2) * CREDIT_BYTES)
-    else:
-        most = min(most, CREDIT_BYTES)
-    link.piece_bytes = min(link.piece_bytes, most)
+        except SMBException:
+            raise NotProtectedError("the negotiation was changed on its way") from None

@@ -13,7 +13,8 @@ from replicad.model.errors import ConfigError, SignInError
 
 from .bundle import Bundle
 from .endpoint import Endpoint
-from .link import Link, connect
+from .handshake import connect
+from .link import Link
 from .share import SmbShare
 from .transport import SocketAddress
 
