@@ -52,6 +52,20 @@ async def test_a_directory_of_a_thousand_long_names_is_listed_whole(samba: Samba
     assert {entry.size_bytes for entry in entries} == {5}
 
 
+async def test_a_listing_without_end_is_cut_off(samba: SambaDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicad.storage.smb.share.MAX_ENTRIES", 600)  # more than one answer holds
+    async with open_share(samba.server, samba.address()) as share:
+        for number in range(600):
+            (samba.path / f"{number:03} {'가상' * 30}").touch()
+        assert len(await share.list("")) == 600
+        (samba.path / "하나 더").touch()
+        with pytest.raises(
+            UnsupportedError, match=r"cannot list .*: it holds more than 600 files and directories\. Give"
+        ):
+            await share.list("")
+        assert (await share.stat("하나 더")).name == "하나 더"  # the connection is as good as before
+
+
 async def test_a_path_beyond_the_old_limit_of_windows_works(samba: SambaDirectory) -> None:
     deep = "/".join(["깊은 디렉터리 " + "x" * 60] * 15)
     async with open_share(samba.server, samba.address()) as share:

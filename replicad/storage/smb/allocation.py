@@ -10,10 +10,13 @@ from replicad.model.extents import Extent, clip, normalise
 
 from . import calls, status
 from .calls import Control, Handle
+from .failures import MalformedAnswerError
 from .job import AbandonedError, Job
 from .link import Tree
 
 _ANSWER_BYTES = 64 * 1024
+_MOST_RANGES = 1 << 20
+"""Of more than that, kept in memory, nobody has anything: then the whole file is read."""
 _SMALLEST_WINDOW_BYTES = 1024 * 1024
 """A window so small can't hold more ranges than an answer, whatever the file system's blocks."""
 
@@ -29,6 +32,8 @@ def allocated(job: Job, tree: Tree, handle: Handle) -> list[Extent]:
     while position < size:
         if job.abandoned:
             raise AbandonedError
+        if len(found) > _MOST_RANGES:
+            return [Extent(0, size)]
         length = min(window, size - position)
         try:
             answer = _ask(tree, handle, position, length)
@@ -64,5 +69,7 @@ def _ask(tree: Tree, handle: Handle, offset: int, length: int) -> list[Extent]:
 
 
 def _extents(answer: bytes) -> list[Extent]:
+    if len(answer) > _ANSWER_BYTES:
+        raise MalformedAnswerError  # leaving some of them out would lose what they hold
     whole = answer[: len(answer) // 16 * 16]
-    return [Extent(offset, length) for offset, length in struct.iter_unpack("<QQ", whole)]
+    return normalise(Extent(offset, length) for offset, length in struct.iter_unpack("<QQ", whole))

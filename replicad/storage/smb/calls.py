@@ -29,11 +29,13 @@ from smbprotocol.open import (
 )
 
 from . import status
+from .failures import understanding
 from .link import Tree
 
 MAX_LISTING_BYTES = 64 * 1024
 _HEADER_BYTES = 64
 _NAME_SURROGATE = 0x2000_0000
+_NOT_IN_A_NAME = frozenset("/\\\0")
 _FILETIME_EPOCH = 116_444_736_000_000_000
 """1970 in the 100 ns intervals since 1601 in which Windows counts time."""
 
@@ -198,9 +200,9 @@ def _create(
     message["create_options"] = int(options)
     message["buffer_path"] = path.encode("utf-16-le") or b"\0\0"
     body = exchange(tree, message)
-    _, _, write, change, allocated, size, attributes = struct.unpack_from("<qqqqqqI", body, 8)
-    facts = Facts(_to_ns(write), _to_ns(change), size, allocated, Attribute(attributes))
-    return Handle(bytes(body[64:80]), facts)
+    with understanding():
+        _, _, write, change, allocated, size, attributes, file_id = struct.unpack_from("<qqqqqqI4x16s", body, 8)
+        return Handle(file_id, _facts(write, change, size, allocated, attributes))
 
 
 def close(tree: Tree, handle: Handle) -> None:
@@ -224,29 +226,41 @@ def flush(tree: Tree, handle: Handle) -> None:
 def query_facts(tree: Tree, handle: Handle) -> Facts:
     """FileAllInformation (MS-FSCC §2.4.2)."""
     body = _query_info(tree, handle, InfoType.SMB2_0_INFO_FILE, 18, 4096, overflow_is_fine=True)
-    _, _, write, change, attributes = struct.unpack_from("<qqqqI", body, 0)
-    allocated, size = struct.unpack_from("<qq", body, 40)
-    (file_id,) = struct.unpack_from("<Q", body, 64)
-    return Facts(_to_ns(write), _to_ns(change), size, allocated, Attribute(attributes), file_id)
+    with understanding():
+        _, _, write, change, attributes = struct.unpack_from("<qqqqI", body, 0)
+        allocated, size = struct.unpack_from("<qq", body, 40)
+        (file_id,) = struct.unpack_from("<Q", body, 64)
+        return _facts(write, change, size, allocated, attributes, file_id)
+
+
+def _facts(write: int, change: int, size: int, allocated: int, attributes: int, *rest: Any) -> Facts:
+    """ValueError for sizes that there can't be: room may be made for them."""
+    if size < 0 or allocated < 0:
+        raise ValueError("a size below zero")
+    return Facts(_to_ns(write), _to_ns(change), size, allocated, Attribute(attributes), *rest)
 
 
 def _query_reparse_tag(tree: Tree, handle: Handle) -> int:
     """FileAttributeTagInformation (MS-FSCC §2.4.6)."""
-    _, tag = struct.unpack_from("<II", _query_info(tree, handle, InfoType.SMB2_0_INFO_FILE, 35, 8))
+    body = _query_info(tree, handle, InfoType.SMB2_0_INFO_FILE, 35, 8)
+    with understanding():
+        _, tag = struct.unpack_from("<II", body)
     return int(tag)
 
 
 def query_free_bytes(tree: Tree, handle: Handle) -> int:
     """The room left for this user, by FileFsFullSizeInformation (MS-FSCC §2.5.4)."""
     body = _query_info(tree, handle, InfoType.SMB2_0_INFO_FILESYSTEM, 7, 64)
-    _, for_us, _, sectors, sector_bytes = struct.unpack_from("<qqqII", body, 0)
+    with understanding():
+        _, for_us, _, sectors, sector_bytes = struct.unpack_from("<qqqII", body, 0)
     return int(for_us) * int(sectors) * int(sector_bytes)
 
 
 def query_file_system(tree: Tree, handle: Handle) -> tuple[int, str]:
     """The attributes and the name of the file system, by FileFsAttributeInformation (MS-FSCC §2.5.1)."""
     body = _query_info(tree, handle, InfoType.SMB2_0_INFO_FILESYSTEM, 5, 512)
-    attributes, _, length = struct.unpack_from("<III", body, 0)
+    with understanding():
+        attributes, _, length = struct.unpack_from("<III", body, 0)
     return int(attributes), body[12 : 12 + length].decode("utf-16-le", "replace")
 
 
@@ -265,8 +279,15 @@ def _query_info(
         if not (overflow_is_fine and error.status == status.BUFFER_OVERFLOW):
             raise
         body = error.header["data"].get_value()
-    offset, length = struct.unpack_from("<HI", body, 2)
-    return bytes(body[offset - _HEADER_BYTES : offset - _HEADER_BYTES + length])
+    return _output(body)
+
+
+def _output(body: bytes) -> bytes:
+    """The output buffer of an answer to QUERY_INFO or QUERY_DIRECTORY (§2.2.38, §2.2.34)."""
+    with understanding():
+        offset, length = struct.unpack_from("<HI", body, 2)
+    start = max(0, offset - _HEADER_BYTES)
+    return bytes(body[start : start + length])
 
 
 def _set_info(tree: Tree, handle: Handle, number: int, buffer: bytes, timeout_s: float | None = None) -> None:
@@ -327,7 +348,8 @@ def control_output(body: bytes) -> bytes:
     if len(body) < 48 or struct.unpack_from("<H", body)[0] != 49:
         return b""
     offset, length = struct.unpack_from("<II", body, 32)
-    return bytes(body[offset - _HEADER_BYTES : offset - _HEADER_BYTES + length]) if length else b""
+    start = max(0, offset - _HEADER_BYTES)
+    return bytes(body[start : start + length])
 
 
 def list_directory(tree: Tree, handle: Handle) -> Iterator[Facts]:
@@ -345,12 +367,17 @@ def list_directory(tree: Tree, handle: Handle) -> Iterator[Facts]:
             if error.status in (status.NO_MORE_FILES, status.NO_SUCH_FILE):
                 return
             raise
-        offset, length = struct.unpack_from("<HI", body, 2)
-        yield from entries(body[offset - _HEADER_BYTES : offset - _HEADER_BYTES + length])
+        listing = _output(body)
+        with understanding():
+            found = list(entries(listing))
+        yield from found
 
 
 def entries(buffer: bytes) -> Iterator[Facts]:
-    """One answer to a listing: FileIdBothDirectoryInformation (MS-FSCC §2.4.22)."""
+    """One answer to a listing: FileIdBothDirectoryInformation (MS-FSCC §2.4.22).
+
+    ValueError or struct.error for one that makes no sense, above all a name that leads to another directory.
+    """
     position = 0
     while True:
         step, _, _, _, write, change, size, allocated, attributes, length = struct.unpack_from(
@@ -359,8 +386,10 @@ def entries(buffer: bytes) -> Iterator[Facts]:
         (tag,) = struct.unpack_from("<I", buffer, position + 64)  # EaSize, but for reparse points
         (file_id,) = struct.unpack_from("<Q", buffer, position + 96)
         name = buffer[position + 104 : position + 104 + length].decode("utf-16-le", "surrogatepass")
+        if not name or not _NOT_IN_A_NAME.isdisjoint(name):
+            raise ValueError("what is listed is no name")
         if name not in (".", ".."):
-            yield Facts(_to_ns(write), _to_ns(change), size, allocated, Attribute(attributes), file_id, name, tag)
+            yield _facts(write, change, size, allocated, attributes, file_id, name, tag)
         if step == 0:
             return
         position += step

@@ -16,6 +16,9 @@ from .calls import Control, Handle
 from .job import AbandonedError, Job
 from .link import CopyLimits, Tree
 
+_RESUME_KEY_BYTES = 24
+_SMALLEST_CHUNK_BYTES = 4096
+"""Less at a time takes longer than reading and writing back."""
 _CANNOT_COPY = status.CANNOT_DO | {status.OBJECT_NAME_NOT_FOUND}
 
 
@@ -30,7 +33,9 @@ def resume_key(tree: Tree, handle: Handle, subject: str) -> bytes:
         if error.status in _CANNOT_COPY:
             raise UnsupportedError("copy from", subject, "the server can't copy by itself") from None
         raise
-    return answer[:24]
+    if len(answer) < _RESUME_KEY_BYTES:
+        raise UnsupportedError("copy from", subject, "the server can't copy by itself")
+    return answer[:_RESUME_KEY_BYTES]
 
 
 def copy_chunks(job: Job, tree: Tree, handle: Handle, key: bytes, ranges: Sequence[CopyRange], subject: str) -> None:
@@ -78,7 +83,8 @@ def _adopt_limits(tree: Tree, error: SMBResponseException) -> bool:
         min(ours.chunks, named.chunks), min(ours.chunk_bytes, named.chunk_bytes),
         min(ours.total_bytes, named.total_bytes),
     )  # fmt: skip
-    if smaller == ours or min(smaller.chunks, smaller.chunk_bytes, smaller.total_bytes) == 0:
+    smallest_bytes = min(smaller.chunk_bytes, smaller.total_bytes)
+    if smaller == ours or smaller.chunks == 0 or smallest_bytes < _SMALLEST_CHUNK_BYTES:
         return False
     tree.copy_limits = smaller
     return True

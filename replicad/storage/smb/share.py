@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 from smbprotocol.exceptions import SMBResponseException
@@ -44,6 +45,8 @@ _OPENINGS: dict[OpenMode, tuple[Access, Sharing, Disposition]] = {
 }
 
 
+MAX_ENTRIES = 100_000
+"""The most that is taken of one directory: a server may go on listing for ever."""
 _DELETION_PATIENCE_S = 1.0
 _DELETION_PAUSE_S = 0.02
 
@@ -150,9 +153,14 @@ class SmbShare:
         self._check("list", path)
         found = await self._with_handle(
             "list", path, Access.READ_DATA,
-            lambda tree, handle: builtins.list(calls.list_directory(tree, handle)),
+            lambda tree, handle: builtins.list(islice(calls.list_directory(tree, handle), MAX_ENTRIES + 1)),
             Options.DIRECTORY,
         )  # fmt: skip
+        if len(found) > MAX_ENTRIES:
+            raise UnsupportedError(
+                "list", self.subject(path), f"it holds more than {MAX_ENTRIES} files and directories",
+                "Give disks and replicas directories of their own.",
+            )  # fmt: skip
         return sorted((_stat(facts.name, facts) for facts in found), key=lambda entry: entry.name)
 
     async def make_dir(self, path: str) -> None:
