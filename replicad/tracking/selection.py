@@ -109,9 +109,12 @@ async def _walk(share: Share) -> tuple[list[str], list[str]]:
     paths: list[str] = []
     links: list[str] = []
     todo = [""]
+    seen = 0
     while todo:
         directory = todo.pop()
-        for entry in await _list(share, directory):
+        found = await _list(share, directory)
+        seen += 1 + len(found)
+        for entry in found:
             path = join(directory, entry.name)
             if _is_followed(entry) and path.count("/") < _MAX_DEPTH:
                 todo.append(path)
@@ -119,9 +122,9 @@ async def _walk(share: Share) -> tuple[list[str], list[str]]:
                 links.append(path)
             elif not entry.is_dir:
                 paths.append(path)
-        if len(paths) + len(todo) > _MAX_ENTRIES:
+        if seen > _MAX_ENTRIES:
             raise NotFoundError(
-                "search", share.name, f"it holds more than {_MAX_ENTRIES} files",
+                "search", share.name, f"it holds more than {_MAX_ENTRIES} files and directories",
                 "Point 'source' at the directory of this virtual machine alone.",
             )  # fmt: skip
     return paths, links
