@@ -51,6 +51,8 @@ def one_off_credentials(
         raise ConfigError(
             "sign in to", f"server {address.server}", "there is a password and no user", "Add --username USER."
         )
+    if username is not None:
+        _as_text(username, address.server, "the user name")
     password = _password(address.server, username, sign_in, environ, observe, ask) if username else None
     return OneOffCredentials(username, password, sign_in.encryption_required, sign_in.port, address.server)
 
@@ -58,12 +60,12 @@ def one_off_credentials(
 def _password(
     server: str, username: str, sign_in: SignIn, environ: Mapping[str, str], observe: Observer, ask: Ask | None
 ) -> str:
-    from replicad.service.passwords import read_file
+    from replicad.service.passwords import Secret, read_file
 
     if path := sign_in.password_file or environ.get("REPLICAD_PASSWORD_FILE"):
         return read_file(Path(path), server, lambda text: observe(Warned(text)))
     if password := environ.get("REPLICAD_PASSWORD"):
-        return password
+        return Secret(_as_text(password, server, "$REPLICAD_PASSWORD"))
     if ask is None and sys.stdin is not None and sys.stdin.isatty():
         ask = _ask_on_terminal
     if ask is None:
@@ -73,7 +75,18 @@ def _password(
             f"there is no password for {username}, and no terminal to ask on",
             "Give --password-file PATH, or set REPLICAD_PASSWORD_FILE.",
         )
-    return ask(f"Password for {username} on {server}")
+    return Secret(_as_text(ask(f"Password for {username} on {server}"), server, "what was typed"))
+
+
+def _as_text(given: str, server: str, where: str) -> str:
+    """`given`; ConfigError if it is not text, as bytes from a terminal or the environment may be."""
+    try:
+        given.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "sign in to", f"server {server}", f"{where} is not UTF-8", "Set a UTF-8 locale, such as C.UTF-8."
+        ) from None
+    return given
 
 
 def _ask_on_terminal(question: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import stat
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,7 +21,17 @@ TIMEOUT_S = 30.0
 MAX_PASSWORD_BYTES = 64 << 10
 
 
-async def from_file(path: Path, server: str, warn: Warn) -> str:
+class Secret(str):
+    """A password. It is text like any other, but for what shows values by themselves: debuggers, asyncio's debug mode,
+    test reports."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
+async def from_file(path: Path, server: str, warn: Warn) -> Secret:
     """The password in a file, read on a thread of its own. Raises ConfigError, or TimedOutError after 30 seconds."""
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="replicad-password")
     try:
@@ -33,27 +45,77 @@ async def from_file(path: Path, server: str, warn: Warn) -> str:
         executor.shutdown(wait=False)
 
 
-def read_file(path: Path, server: str, warn: Warn) -> str:
-    """The password in a file, without one newline at its end. Warns if others than its owner can read it.
+def read_file(path: Path, server: str, warn: Warn) -> Secret:
+    """The password in a file, without one newline at its end. Warns if others could read it, or put another one there.
 
     Raises ConfigError if there is none to be had: missing, unreadable, empty, no text, or more than one line.
     """
     try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            data = file.read(MAX_PASSWORD_BYTES + 1)
+        # Without waiting: a pipe that nobody writes to would keep this thread, and with it the end of the process.
+        fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+        try:
+            found = os.fstat(fd)
+            data = _read(fd, server, path, is_file=stat.S_ISREG(found.st_mode))
+        finally:
+            os.close(fd)
+        if os.name == "posix" and stat.S_ISREG(found.st_mode):
+            _warn_of_others(path, found, warn)
     except OSError as error:
         answer = f"{path} can't be read ({error.strerror})"
         raise ConfigError("read", _subject(server), answer, "Check the path, its owner and its mode.") from None
-    if os.name == "posix" and stat.S_ISREG(mode) and mode & 0o077:
-        warn(
-            f"the password file {path} is open to others than its owner (mode {stat.S_IMODE(mode):o}); "
-            f"run: chmod 600 {path}"
-        )
     return _one_line(data, server, str(path))
 
 
-async def from_command(command: Sequence[str], server: str, timeout_s: float = TIMEOUT_S) -> str:
+def _read(fd: int, server: str, path: Path, *, is_file: bool) -> bytes:
+    """Up to one byte more than a password may have, from a file or a pipe. TimedOutError after 30 seconds."""
+    data, deadline_s = b"", time.monotonic() + TIMEOUT_S
+    while len(data) <= MAX_PASSWORD_BYTES:
+        if not is_file and not _is_ready(fd, deadline_s):
+            raise TimedOutError(
+                "read", _subject(server), f"nobody wrote to {path} within {TIMEOUT_S:.0f} s", "Check who should."
+            )
+        try:
+            piece = os.read(fd, MAX_PASSWORD_BYTES + 1 - len(data))
+        except BlockingIOError:
+            continue  # another reader was quicker
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def _is_ready(fd: int, deadline_s: float) -> bool:
+    if not hasattr(select, "poll"):
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(max(0, deadline_s - time.monotonic()) * 1000))
+
+
+def _warn_of_others(path: Path, found: os.stat_result, warn: Warn) -> None:
+    """Warn of everybody else (but root) who can read the file, or decide what is read under its name."""
+    if found.st_mode & 0o077:
+        warn(
+            f"the password file {path} is open to others than its owner (mode {stat.S_IMODE(found.st_mode):o}); "
+            f"run: chmod 600 {path}"
+        )
+    if not _is_trusted(found.st_uid):
+        warn(f"the password file {path} belongs to user {found.st_uid}; run: chown {os.geteuid()} {path}")
+    link = path.lstat()
+    if stat.S_ISLNK(link.st_mode) and not _is_trusted(link.st_uid):
+        warn(f"the password file {path} is a link that belongs to user {link.st_uid}; name the file itself")
+    # Where the name is, and where the file is that it leads to.
+    for directory in dict.fromkeys((path.absolute().parent, path.resolve().parent)):
+        above = directory.stat()
+        if not _is_trusted(above.st_uid) or (above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX):
+            warn(f"others can replace the password file {path}, because they can write in {directory}; move it")
+
+
+def _is_trusted(user: int) -> bool:
+    return user in (0, os.geteuid())
+
+
+async def from_command(command: Sequence[str], server: str, timeout_s: float = TIMEOUT_S) -> Secret:
     """The password that a program prints, without one newline at its end.
 
     The program is started without a shell, with nothing on its stdin; neither its output nor what it says on stderr is
@@ -129,7 +191,7 @@ async def _end(transport: asyncio.SubprocessTransport, output: _Output) -> None:
         transport.close()
 
 
-def _one_line(data: bytes, server: str, where: str) -> str:
+def _one_line(data: bytes, server: str, where: str) -> Secret:
     def refuse(answer: str) -> ConfigError:
         return ConfigError("read", _subject(server), answer, "It must hold the password and nothing else.")
 
@@ -144,7 +206,7 @@ def _one_line(data: bytes, server: str, where: str) -> str:
         raise refuse(f"{where} is empty")
     if "\n" in text or "\0" in text:
         raise refuse(f"{where} has more than one line" if "\n" in text else f"{where} holds a NUL")
-    return text
+    return Secret(text)
 
 
 def _subject(server: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from replicad.model.errors import ConfigError, ReplicadError, TimedOutError, TransientError
-from replicad.service.passwords import from_command, from_file
+from replicad.service.passwords import from_command, from_file, read_file
 
 
 def _never(text: str) -> None:
@@ -137,3 +137,83 @@ def _assert_gone(*files: Path) -> None:
         except (FileNotFoundError, ProcessLookupError):
             continue
         assert state in "ZX"
+
+
+# --- who else could read it, or put another one there -----------------------------------------------------------------
+
+
+async def _warnings(path: Path) -> list[str]:
+    warnings: list[str] = []
+    assert await from_file(path, "nas1", warnings.append) == "pw"
+    return warnings
+
+
+@pytest.mark.root
+async def test_a_file_of_another_user_is_warned_of(tmp_path: Path) -> None:
+    path = _file(tmp_path, b"pw\n")
+    os.chown(path, 12345, 12345)
+    assert await _warnings(path) == [f"the password file {path} belongs to user 12345; run: chown 0 {path}"]
+
+
+@pytest.mark.root
+async def test_a_link_that_another_user_made_is_warned_of(tmp_path: Path) -> None:
+    path = _file(tmp_path, b"pw\n")
+    link = tmp_path / "link"
+    link.symlink_to(path)
+    assert await _warnings(link) == []
+    os.lchown(link, 12345, 12345)
+    assert await _warnings(link) == [
+        f"the password file {link} is a link that belongs to user 12345; name the file itself"
+    ]
+
+
+async def test_a_link_does_not_hide_who_can_read_what_it_leads_to(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(_file(tmp_path, b"pw\n", 0o604))
+    assert await _warnings(link) == [
+        f"the password file {link} is open to others than its owner (mode 604); run: chmod 600 {link}"
+    ]
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+async def test_a_file_that_others_can_replace_is_warned_of(tmp_path: Path, through_a_link: bool) -> None:
+    open_to_all = tmp_path / "offen"
+    open_to_all.mkdir()
+    path = _file(open_to_all, b"pw\n")
+    open_to_all.chmod(0o777)
+    if through_a_link:
+        link = tmp_path / "link"
+        link.symlink_to(path)
+        path = link
+    assert await _warnings(path) == [
+        f"others can replace the password file {path}, because they can write in {open_to_all}; move it"
+    ]
+    open_to_all.chmod(0o1777)  # as in /tmp: only owners may replace their files
+    assert await _warnings(path) == []
+
+
+# --- pipes -----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_pipe_is_read_to_its_end(tmp_path: Path) -> None:
+    os.mkfifo(path := tmp_path / "pipe", 0o600)
+
+    def write() -> None:
+        with path.open("wb", buffering=0) as pipe:
+            pipe.write(b"p")
+            pipe.write(b"w\n")
+
+    writing = asyncio.create_task(asyncio.to_thread(write))
+    assert await from_file(path, "nas1", _never) == "pw"
+    await writing
+
+
+async def test_a_pipe_that_nobody_writes_to_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("replicad.service.passwords.TIMEOUT_S", 0.2)
+    os.mkfifo(path := tmp_path / "pipe", 0o600)
+    with pytest.raises(TimedOutError, match=r"nobody wrote to .*pipe within|gave nothing within"):
+        await from_file(path, "nas1", _never)
+    with pytest.raises(TimedOutError, match=r"nobody wrote to .*pipe within"):
+        read_file(path, "nas1", _never)
