@@ -97,7 +97,7 @@ def _directory(to: Address) -> Iterator[None]:
     try:
         for path in reversed([Path(to.path), *Path(to.path).parents]):
             if not path.is_dir():
-                path.mkdir()
+                path.mkdir(mode=0o700)
                 made.append(path)
     except OSError as error:
         _take_away(made)

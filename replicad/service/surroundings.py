@@ -61,7 +61,9 @@ def _prepare_cache(state_dir: Path, observe: Observer) -> Share | None:
 
     path = state_dir / "cache"
     try:
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Not by `parents`, which takes no mode for them.
+        for directory in (*reversed(state_dir.parents), state_dir, path):
+            directory.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         observe(

@@ -215,16 +215,17 @@ async def test_names_that_are_not_text_are_listed_and_refused(tmp_path: Path) ->
 # --- rights, room, renames -------------------------------------------------------------------------------------------
 
 
-async def test_new_files_and_directories_are_not_for_everybody(tmp_path: Path) -> None:
+async def test_new_files_and_directories_are_for_this_user_alone(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         async with local(tmp_path) as share:
             await share.make_dir("vm")
             await put(share, "vm/disk", b"1")
+            async with await share.lock("vm/replica.lock", HOLDER):
+                modes = [(tmp_path / name).stat().st_mode & 0o7777 for name in ("vm", "vm/disk", "vm/replica.lock")]
     finally:
         os.umask(before)
-    assert (tmp_path / "vm").stat().st_mode & 0o007 == 0
-    assert (tmp_path / "vm/disk").stat().st_mode & 0o117 == 0
+    assert modes == [0o700, 0o600, 0o600]
 
 
 @pytest.mark.root

@@ -17,9 +17,9 @@ from replicad.model.names import last_part, parent
 from . import syscalls
 from .errnos import translate
 
-# Never world-readable: disks hold what their guests hold. The umask takes away more.
-_FILE_MODE = 0o660
-_DIRECTORY_MODE = 0o770
+# For this user alone: disks hold what their guests hold, passwords among it.
+_FILE_MODE = 0o600
+_DIRECTORY_MODE = 0o700
 
 
 @contextmanager
