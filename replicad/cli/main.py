@@ -10,6 +10,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib import import_module
 
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = {"debug": False}
     is_whole_process = arguments is None
     if is_whole_process:
+        _leave_no_memory_behind()
         gc.disable()  # `run_async` enables it: until then nothing is garbage, and looking for some takes 20 to 40 ms
     try:
         result = group.main(args=arguments, prog_name="replicad", standalone_mode=False, obj=flags)
@@ -90,10 +92,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BaseException as error:  # noqa: BLE001 - every way to end a command is told and turned into its exit code here
         from .failures import tell
 
-        code = tell(error, debug=flags["debug"] or os.environ.get("REPLICAD_DEBUG", "") not in ("", "0"))
+        code = tell(error, debug=flags["debug"] or _debugging())
     if is_whole_process:
         gc.freeze()  # else the interpreter looks through everything once more at its end, for 50 ms
     return _flushed(code)
+
+
+def _debugging() -> bool:
+    return os.environ.get("REPLICAD_DEBUG", "") not in ("", "0")
+
+
+def _leave_no_memory_behind() -> None:
+    """No core file when the process crashes: its memory holds keys, passwords and pieces of disks."""
+    if sys.platform != "win32" and not _debugging():
+        import resource
+
+        with suppress(
+            ValueError, OSError
+        ):  # a container may allow no change; it then says itself what becomes of cores
+            resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
 
 
 def _flushed(code: int) -> int:
