@@ -19,7 +19,8 @@ def tell(error: BaseException, *, debug: bool) -> int:
     if debug and not isinstance(error, (SystemExit, click.ClickException, click.Abort)):
         import traceback
 
-        traceback.print_exception(error)
+        for line in "".join(traceback.format_exception(error)).splitlines():
+            click.echo(printable(line), err=True)
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     if isinstance(error, click.ClickException):

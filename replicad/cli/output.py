@@ -37,18 +37,29 @@ def human_duration(seconds: float) -> str:
 
 
 def print_line(text: str) -> None:
-    """Text and a newline on stdout. PermanentError if it can't be written; BrokenPipeError if nobody reads it."""
+    """Text and a newline on stdout; nothing in it can steer the terminal. PermanentError if it can't be written;
+    BrokenPipeError if nobody reads it."""
+    _deliver(printable(text))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout, in which whatever could steer a terminal, or is no Unicode, is escaped."""
+    _deliver("\n".join(map(_escaped, json.dumps(value, indent=2, ensure_ascii=False).split("\n"))))
+
+
+def _escaped(line: str) -> str:
+    if printable(line) == line:
+        return line
+    return "".join(c if printable(c) == c else json.dumps(c)[1:-1] for c in line)
+
+
+def _deliver(text: str) -> None:
     try:
         click.echo(text)
     except BrokenPipeError:
         raise
     except OSError as error:
         raise PermanentError("write", "the output", error.strerror or type(error).__name__) from error
-
-
-def print_json(value: Any) -> None:
-    """One JSON document on stdout."""
-    print_line(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def print_table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[int] = ()) -> None:

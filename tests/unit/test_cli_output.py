@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from replicad.cli.output import human_bytes, human_duration, print_json, print_table, width
+from replicad.cli.output import human_bytes, human_duration, print_json, print_line, print_table, width
 from replicad.cli.progress import ProgressLines, showing_progress
 from replicad.model.progress import Advanced, PhaseStarted, Warned
 
@@ -48,6 +48,20 @@ def test_json_is_readable_in_any_script(capsys: pytest.CaptureFixture[str]) -> N
     out = capsys.readouterr().out
     assert json.loads(out) == {"vm": "회계"}
     assert "회계" in out
+
+
+def test_nothing_that_is_printed_steers_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    text = "a\x1b[2J\x07\x9b31m\u202eb\u2028\ud800\U000e0041 회계 🖥"
+    print_line(text)
+    print_table([text], [[text]])
+    shown = capsys.readouterr().out
+    assert shown.splitlines() == [shown.splitlines()[0]] * 3
+    assert shown.isprintable() or all(line.isprintable() for line in shown.splitlines())
+    print_json({text: [text]})
+    written = capsys.readouterr().out
+    assert json.loads(written) == {text: [text]}
+    assert all(line.isprintable() for line in written.splitlines())
+    assert "회계 🖥" in written
 
 
 def test_lines_come_once_a_phase_and_at_most_every_five_seconds() -> None:
