@@ -15,7 +15,8 @@ from .errors import InvalidNameError
 
 MAX_NAME_BYTES = 255
 _RESERVED = frozenset(
-    ["con", "prn", "aux", "nul"] + [f"{device}{n}" for device in ("com", "lpt") for n in "123456789¹²³"]
+    ["con", "conin$", "conout$", "prn", "aux", "nul"]
+    + [f"{device}{n}" for device in ("com", "lpt") for n in "123456789¹²³"]
 )
 _FORBIDDEN = frozenset('\\/:*?"<>|')
 

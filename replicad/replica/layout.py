@@ -129,8 +129,16 @@ def point_number(name: str) -> int | None:
 
 
 def undo_path(name: str) -> str | None:
-    """The path of the disk that an undo log's file name stands for; None for any other name."""
-    return path_of_key(name.removesuffix(".undo")) if name.endswith(".undo") and len(name) > 5 else None
+    """The path of the disk that an undo log's file name stands for; None for any other name, among them all that stand
+    for no disk's path: such a one could lead out of the replica's directory."""
+    key = name.removesuffix(".undo")
+    path = path_of_key(key)
+    if key == name or not path or disk_key(path) != key:
+        return None
+    try:
+        return check_disk_path(path)
+    except InvalidNameError:
+        return None
 
 
 def pending_number(name: str) -> int | None:

@@ -7,10 +7,11 @@ directory, or be taken for a size to make room for, before it was looked at here
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from replicad.model.chunks import is_chunk_size
 from replicad.model.errors import InvalidNameError
+from replicad.model.names import folded, parent
 from replicad.model.points import (
     CycleRecord,
     DiskState,
@@ -43,8 +44,11 @@ def _nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> Iterato
         yield f"point {record.number} can't follow point {record.previous}"
     if isinstance(record, CycleRecord):
         yield from _in_disks(record.new_disks)
+        yield from _in_places([d.path for d in record.new_disks])
     else:
         yield from _in_disks((*record.disks, *record.removed))
+        yield from _in_places([d.path for d in record.disks])
+        yield from _in_places([r.path for r in record.removed])
 
 
 def _in_disks(disks: Iterable[DiskState | RemovedDisk | PendingDisk]) -> Iterator[str]:
@@ -63,6 +67,22 @@ def _in_disks(disks: Iterable[DiskState | RemovedDisk | PendingDisk]) -> Iterato
             yield f"chunks of {disk.chunk_bytes} bytes in {disk.path!r}"
         if isinstance(disk, DiskState):
             yield from _in_sizes(disk)
+
+
+def _in_places(paths: Sequence[str]) -> Iterator[str]:
+    """Files of one point need places of their own on every share: names that differ by case only are one on some."""
+    taken: set[str] = set()
+    for path in paths:
+        if folded(path) in taken:
+            yield f"two disks {path!r}"
+        taken.add(folded(path))
+    directories = {above for path in paths for above in _above(path)}
+    yield from (f"the disk {path!r} with others in it" for path in paths if path in directories)
+
+
+def _above(path: str) -> Iterator[str]:
+    while path := parent(path):
+        yield path
 
 
 def _in_manifest(path: str, manifest: ManifestReference) -> Iterator[str]:

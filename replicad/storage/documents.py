@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from replicad.model.errors import BusyError, IntegrityError, InvalidNameError, NotFoundError
-from replicad.model.names import join, parent, path_on
+from replicad.model.names import check_name, join, parent, path_on
 
 from .port import OpenMode, Share
 
@@ -52,6 +52,16 @@ async def replace_whole(share: Share, path: str, data: bytes) -> None:
     await share.flush_directory(parent(path))
 
 
+def _removable(share: Share, directory: str, name: str) -> str:
+    try:
+        check_name(name)
+    except InvalidNameError as error:
+        raise InvalidNameError(
+            "remove", path_on(share.name, join(directory, name)), error.answer, "Remove it by other means."
+        ) from None
+    return join(directory, name)
+
+
 async def remove_tree(share: Share, path: str) -> None:
     """Remove a file, or a directory with all that is in it; fine if nothing is there.
 
@@ -69,6 +79,6 @@ async def remove_tree(share: Share, path: str) -> None:
         here, unread = todo.pop()
         if unread:
             todo.append((here, False))
-            todo += [(join(here, e.name), e.is_dir and not e.is_link) for e in await share.list(here)]
+            todo += [(_removable(share, here, e.name), e.is_dir and not e.is_link) for e in await share.list(here)]
         else:
             await share.remove(here)

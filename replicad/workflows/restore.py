@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 
 from replicad.model.errors import AlreadyExistsError, NotFoundError, OutOfSpaceError, ReplicadError
-from replicad.model.names import parent, path_on
+from replicad.model.names import folded, parent, path_on
 from replicad.model.points import DiskState, RecoveryPoint
 from replicad.model.progress import Advanced, PhaseStarted
 from replicad.replica.directory import make_durable_dir
@@ -49,7 +50,8 @@ async def restore(share: Share, vm_dir: str, number: int | None, target: Share, 
         await _check_target(opened.point, target)
         await _check_room(opened, target)
         ctx.observe(PhaseStarted("restoring", sum(d.size_bytes for d in opened.point.disks)))
-        disks = [await _restore_disk(opened, disk, target, ctx) for disk in opened.point.disks]
+        taken = {folded(disk.path) for disk in opened.point.disks}
+        disks = [await _restore_disk(opened, disk, target, taken, ctx) for disk in opened.point.disks]
     return RestoreReport(opened.point, tuple(disks))
 
 
@@ -86,8 +88,12 @@ def _nonzero_bytes(disk: PointDisk) -> int:
     return sum(disk.run_bytes(run) for run in disk.runs(disk.manifest.size_bytes))
 
 
-async def _restore_disk(opened: OpenedReplica, state: DiskState, target: Share, ctx: Context) -> RestoredDisk:
+async def _restore_disk(
+    opened: OpenedReplica, state: DiskState, target: Share, taken: Container[str], ctx: Context
+) -> RestoredDisk:
     partial = state.path + PARTIAL_SUFFIX
+    while folded(partial) in taken:  # by another disk of the point
+        partial += PARTIAL_SUFFIX
     async with await _open_disk(opened, state) as disk:
         await make_durable_dir(target, parent(state.path))
         await _remove_if_there(target, partial)

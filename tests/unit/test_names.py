@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from replicad.model.errors import InvalidNameError
 from replicad.model.names import check_name, check_path, folded, is_literal, join, last_part, matches, parent, printable
-from replicad.replica.layout import disk_key, manifest_name, path_of_key, pending_number, point_number, undo_path
+from replicad.replica.layout import (
+    check_disk_path,
+    disk_key,
+    manifest_name,
+    path_of_key,
+    pending_number,
+    point_number,
+    undo_path,
+)
 
 
 @pytest.mark.parametrize("name", ["web.vhdx", "웹 서버 🖥.vhdx", "a b", ".hidden", "console.txt", "com10", "가" * 85])
@@ -24,6 +32,7 @@ def test_usable_names_pass(name: str) -> None:
         ("a:b", "':'"), ("a\0b", "U\\+0000"), ("a\nb", "U\\+000A"), ("\ud800", "not valid UTF-8"),
         ("web.", "ends in a dot"),
         ("web ", "ends in a dot or a space"), ("NUL", "device"), ("com1.vhdx", "device"), ("aux .txt", "device"),
+        ("CONIN$", "device"), ("conout$.log", "device"),
         ("가" * 86, "258 bytes"), ("what?", "'\\?'"),
     ],
 )  # fmt: skip
@@ -74,7 +83,10 @@ def test_a_disk_key_is_one_name_and_leads_back_to_its_path(path: str) -> None:
     key = disk_key(path)
     assert "/" not in key
     assert path_of_key(key) == path
-    assert undo_path(f"{key}.undo") == (path or None)
+    try:
+        assert undo_path(f"{key}.undo") == (check_disk_path(path) or None)
+    except InvalidNameError:
+        assert undo_path(f"{key}.undo") is None
     assert manifest_name(f"{key}.17.xxh3") == ((key, 17) if key else None)
 
 
