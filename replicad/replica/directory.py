@@ -19,7 +19,7 @@ from replicad.storage.port import Share
 
 from .layout import Layout, pending_number, point_number
 from .manifest_file import ManifestOwner
-from .record_files import MISSING, RecordFiles, Warn, read_own_file, read_record, unsaid, write_first, write_instead
+from .record_files import MISSING, RecordFiles, Warn, read_own_file, read_record, unsaid, write_instead
 from .records import MAX_RECORD_BYTES, damaged_record, decode
 from .recovery_text import recovery_text
 
@@ -131,7 +131,8 @@ async def create_replica(share: Share, record: ReplicaRecord, warn: Warn = unsai
         await share.make_dir(directory)
     await replace_whole(share, layout.recovery_text, recovery_text(record).encode())
     await share.flush_directory("")
-    await write_first(record_files(share, layout), record)
+    # If it ends between the two, the next cycle finds a replica whose records have no copies yet.
+    await write_instead(record_files(share, layout), record)
     return Replica(share, layout, record, warn)
 
 
