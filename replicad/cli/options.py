@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from replicad.model.timetable import Timetable
     from replicad.settings import Settings
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -30,6 +31,24 @@ standalone_option = click.option(
 )
 replica_option = click.option(
     "--replica", metavar="SHARE/VM", help="The replica's own directory, in place of a configuration."
+)
+
+
+def _timetable(context: click.Context, parameter: click.Parameter, value: str | None) -> Timetable | None:
+    from replicad.settings.problems import WrongError
+    from replicad.settings.timetable import parse_timetable
+
+    try:
+        return None if value is None else parse_timetable(value)
+    except WrongError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+
+
+bandwidth_option = click.option(
+    "--bandwidth",
+    metavar="RATE",
+    callback=_timetable,
+    help="The most to read or send, beside the configuration's limits: 50M, or a timetable as in the configuration.",
 )
 
 

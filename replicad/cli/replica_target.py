@@ -19,6 +19,7 @@ from replicad.model.progress import Observer
 from .options import SignIn, load_configuration, load_configuration_if_any
 
 if TYPE_CHECKING:
+    from replicad.model.timetable import Timetable
     from replicad.service.compose import OneOffCredentials, Shares
     from replicad.settings import Settings, VirtualMachine
     from replicad.storage.port import Share
@@ -88,16 +89,20 @@ class OpenTarget:
 
 @asynccontextmanager
 async def open_target(
-    target: ReplicaTarget, credentials: OneOffCredentials | None, observe: Observer
+    target: ReplicaTarget,
+    credentials: OneOffCredentials | None,
+    observe: Observer,
+    bandwidth: Timetable | None = None,
 ) -> AsyncIterator[OpenTarget]:
-    """Connect to the target's share for as long as the context lasts. DivergedError if the replica there is that of
-    another virtual machine than the configured one."""
+    """Connect to the target's share for as long as the context lasts, with a limit of its own if one was typed.
+    DivergedError if the replica there is that of another virtual machine than the configured one."""
     from replicad.replica.directory import check_is_replica_of
     from replicad.service.compose import Shares
     from replicad.service.surroundings import surroundings
 
     # What is kept on this host only helps to replicate.
-    async with surroundings(None, observe) as ctx, Shares(target.settings, credentials, observe) as shares:
+    opened = Shares(target.settings, credentials, observe, bandwidth=bandwidth)
+    async with surroundings(None, observe) as ctx, opened as shares:
         share = await shares.open(target.share, vm=target.vm, replica=True)
         if target.machine is not None:
             await check_is_replica_of(share, target.vm_dir, target.machine.name)

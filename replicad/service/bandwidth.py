@@ -52,6 +52,12 @@ class BandwidthLimits:
         return machine.bandwidth if machine is not None else None
 
 
+def throttles_of(timetable: Timetable, local_now: Callable[[], datetime] = wall_clock) -> Throttles:
+    """One limit in each direction for whatever is given these throttles, together."""
+    limit = _Limit(timetable, local_now)
+    return Throttles(sending=Throttle((limit.sending,)), receiving=Throttle((limit.receiving,)))
+
+
 class _Limit:
     """One timetable, for each direction on its own."""
 

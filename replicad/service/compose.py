@@ -16,8 +16,10 @@ from replicad.settings import Server, Settings, VirtualMachine
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from replicad.model.timetable import Timetable
     from replicad.storage.port import Share
     from replicad.storage.smb import Endpoint, SmbPool
+    from replicad.storage.throttled import Throttles
 
     from .bandwidth import BandwidthLimits
 
@@ -46,8 +48,8 @@ class Shares:
 
     What is left open is closed at the end. Passwords are read at each sign-in; `observe` hears warnings about
     them, and about servers that take fewer connections than they should, each one once. What the configuration says of
-    bandwidth is obeyed: by `limits` if others share them, else by these shares alone. Without a configuration there is
-    no limit.
+    bandwidth is obeyed: by `limits` if others share them, else by these shares alone; and so is `bandwidth`, which was
+    typed for this command, beside it. Without either there is no limit.
     """
 
     def __init__(
@@ -56,11 +58,14 @@ class Shares:
         credentials: OneOffCredentials | None = None,
         observe: Observer = nobody,
         limits: BandwidthLimits | None = None,
+        bandwidth: Timetable | None = None,
     ) -> None:
         self._settings = settings
         self._credentials = credentials
         self._observe = observe
         self._limits = limits
+        self._bandwidth = bandwidth
+        self._typed: Throttles | None = None
         self._warned: set[str] = set()
         self._pools: dict[str, SmbPool] = {}
         self._open = AsyncExitStack()
@@ -102,12 +107,17 @@ class Shares:
         return share
 
     def _limited(self, share: Share, vm: str | None) -> Share:
-        if self._settings is None:
+        if self._settings is None and self._bandwidth is None:
             return share
         from replicad.storage.throttled import ThrottledShare
 
-        from .bandwidth import BandwidthLimits
+        from .bandwidth import BandwidthLimits, throttles_of
 
+        if self._bandwidth is not None:
+            self._typed = self._typed or throttles_of(self._bandwidth)
+            share = ThrottledShare(share, self._typed)
+        if self._settings is None:
+            return share
         if self._limits is None:
             self._limits = BandwidthLimits(self._settings)
         return ThrottledShare(share, self._limits.throttles(vm))
