@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from replicad.model.errors import ConfigError
 from replicad.model.progress import Observer
 
-from .options import SignIn, config_option, json_option, replica_option, sign_in_options, standalone_option
+from .options import (
+    SignIn,
+    bandwidth_option,
+    config_option,
+    json_option,
+    replica_option,
+    sign_in_options,
+    standalone_option,
+)
 from .output import human_bytes, print_json, print_line
 from .replica_target import ReplicaTarget, credentials_for, find_target, open_target
 from .working_here import say_working_here
 
 if TYPE_CHECKING:
+    from replicad.model.timetable import Timetable
     from replicad.service.compose import OneOffCredentials
-    from replicad.workflows.verify import Verification
+    from replicad.workflows.damage import Damage, Verification
 
 _DAMAGE_FOUND = 3
 
@@ -26,6 +35,7 @@ _DAMAGE_FOUND = 3
 @click.argument("vm", required=False)
 @click.option("--point", "number", type=click.IntRange(1), metavar="N", help="Only this point; else everything.")
 @click.option("--repair", is_flag=True, help="Mend what the source or the replica itself still has the bytes for.")
+@bandwidth_option
 @replica_option
 @config_option
 @json_option
@@ -35,6 +45,7 @@ def command(
     vm: str | None,
     number: int | None,
     repair: bool,
+    bandwidth: Timetable | None,
     replica: str | None,
     config: Path | None,
     as_json: bool,
@@ -57,15 +68,20 @@ def command(
         say_working_here()
     credentials = credentials_for(target, sign_in)
     with showing_progress() as observe:
-        found = run_async(_verify(target, number, repair, credentials, observe))
+        found = run_async(_verify(target, number, repair, bandwidth, credentials, observe))
     _print(target, found, as_json)
     return 0 if all(d.repaired for d in found.damages) else _DAMAGE_FOUND
 
 
 async def _verify(
-    target: ReplicaTarget, number: int | None, repair: bool, credentials: OneOffCredentials | None, observe: Observer
+    target: ReplicaTarget,
+    number: int | None,
+    repair: bool,
+    bandwidth: Timetable | None,
+    credentials: OneOffCredentials | None,
+    observe: Observer,
 ) -> Verification:
-    async with open_target(target, credentials, observe) as opened:
+    async with open_target(target, credentials, observe, bandwidth) as opened:
         if repair and target.machine is not None:
             from replicad.service.machines import open_source
             from replicad.workflows.repair import verify_and_repair
@@ -77,30 +93,39 @@ async def _verify(
         return await verify(opened.share, target.vm_dir, number, opened.context)
 
 
+def _facts(damage: Damage) -> dict[str, Any]:
+    return {
+        "part": damage.part.value,
+        "file": damage.file,
+        "reason": damage.reason,
+        "affects": damage.costs,
+        "points": list(damage.points),
+        "chunks": list(damage.chunks),
+        "repaired": damage.repaired,
+        "not_repaired": damage.not_repaired or None,
+    }
+
+
 def _print(target: ReplicaTarget, found: Verification, as_json: bool) -> None:
     if as_json:
         print_json(
             {
                 "vm": target.vm_dir,
                 "points": found.points,
+                "damaged_points": found.damaged_points,
                 "read_bytes": found.read_bytes,
-                "damages": [
-                    {
-                        "part": d.part.value,
-                        "file": d.file,
-                        "reason": d.reason,
-                        "affects": d.costs,
-                        "chunks": list(d.chunks),
-                        "repaired": d.repaired,
-                    }
-                    for d in found.damages
-                ],
+                "damages": [_facts(damage) for damage in found.damages],
+                "leftovers": found.leftovers,
             }
         )
         return
     for damage in found.damages:
         state = "repaired" if damage.repaired else "damaged"
-        print_line(f"{state}: {damage.file}: {damage.reason}; affects {damage.costs}")
+        why_not = f"; not repaired: {damage.not_repaired}" if damage.not_repaired else ""
+        print_line(f"{state}: {damage.file}: {damage.reason}; affects {damage.costs}{why_not}")
+    if found.damaged_points:
+        numbers = ", ".join(map(str, found.damaged_points))
+        print_line(f"points that can't be restored as they were: {numbers}")
     points = "point" if len(found.points) == 1 else "points"
     left = sum(not d.repaired for d in found.damages)
     repaired = len(found.damages) - left

@@ -147,7 +147,7 @@ async def read_batches(file: ShareFile, header: UndoHeader, digest: bytes) -> As
         digest = batch.digest
 
 
-async def _check_nothing_follows(file: ShareFile, end_bytes: int, subject: str) -> None:
+async def check_nothing_follows(file: ShareFile, end_bytes: int, subject: str) -> None:
     """IntegrityError if the log of an interrupted cycle goes on behind `end_bytes`, where its last sound batch ends.
 
     A batch that its writer did not get done is the last one. If another follows, the log was damaged since, and chunks
@@ -181,6 +181,8 @@ class UndoIndex:
     chunks: array[int] = field(default_factory=lambda: array("Q"))
     positions: array[int] = field(default_factory=lambda: array("Q"))
     hashes: bytearray = field(default_factory=bytearray)
+    end_bytes: int = BLOCK_BYTES
+    """Where the last sound batch ends."""
 
     def hash_at(self, place: int) -> bytes:
         """The old hash of the chunk at `place`."""
@@ -195,12 +197,12 @@ async def index_undo_log(file: ShareFile, subject: str, reference: UndoReference
     """
     header, digest = await read_file_header(file, subject)
     index = UndoIndex(header)
-    end_bytes, batches = BLOCK_BYTES, 0
+    batches = 0
     async for batch in read_batches(file, header, digest):
         _take_entries(index, batch)
-        end_bytes, batches, digest = batch.end_bytes, batches + 1, batch.header.digest
+        index.end_bytes, batches, digest = batch.end_bytes, batches + 1, batch.header.digest
     if reference is not None:
-        found = UndoReference(header.previous_size_bytes, end_bytes, batches, digest.hex())
+        found = UndoReference(header.previous_size_bytes, index.end_bytes, batches, digest.hex())
         size_bytes = (await file.identity()).size_bytes
         if found != reference or size_bytes != reference.length_bytes:
             raise damaged(
@@ -223,7 +225,7 @@ def _sorted(index: UndoIndex, subject: str) -> UndoIndex:
     if all(before < after for before, after in pairwise(index.chunks)):
         return index  # as a cycle writes it that nobody interrupted
     order = sorted(range(len(index.chunks)), key=index.chunks.__getitem__)
-    result = UndoIndex(index.header)
+    result = UndoIndex(index.header, end_bytes=index.end_bytes)
     for place in order:
         if result.chunks and result.chunks[-1] == index.chunks[place]:
             raise damaged(subject, f"it saves chunk {index.chunks[place]} twice")
@@ -266,7 +268,7 @@ async def resume_undo_log(
         log.named_chunk = batch.header.entries[0].chunk
         durable_batches, last = batch.header.durable_batches, batch
     if not reads_back:
-        await _check_nothing_follows(file, log.end_bytes, subject)
+        await check_nothing_follows(file, log.end_bytes, subject)
     if last is not None:
         await _complete(file, last, header, disk, seed)
     await file.set_size(log.end_bytes)

@@ -91,6 +91,11 @@ class PointDisk:
         if count:
             yield ChunkRun(first, count, file, offset, unfinished)
 
+    def run_of(self, index: int) -> ChunkRun:
+        """One chunk that is not zeros, by itself."""
+        file, offset, unfinished = self._place(index)
+        return ChunkRun(index, 1, file, offset, unfinished)
+
     def _place(self, index: int) -> tuple[ShareFile, int, bool]:
         packed = self.overrides[index] if index < len(self.overrides) else 0
         if packed == 0:

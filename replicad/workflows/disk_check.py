@@ -25,7 +25,7 @@ async def check_disks(snapshot: Snapshot, source_name: str) -> tuple[str, ...]:
     warnings: list[str] = []
     names = {last_part(f.path).casefold() for f in snapshot.files}
     for file in snapshot.files:
-        if file.kind is not FileKind.DISK or not file.path.casefold().endswith(_VHDX_SUFFIXES):
+        if file.kind is not FileKind.DISK or not is_vhdx_name(file.path):
             continue
         try:
             facts = await drive(check_structure(file.size_bytes), file.file)
@@ -40,6 +40,11 @@ async def check_disks(snapshot: Snapshot, source_name: str) -> tuple[str, ...]:
             warnings += [f"{file.path}: {warning}" for warning in facts.warnings]
             warnings += _missing_parent(file.path, facts, names)
     return tuple(warnings)
+
+
+def is_vhdx_name(path: str) -> bool:
+    """Whether a file of this name should be a VHDX."""
+    return path.casefold().endswith(_VHDX_SUFFIXES)
 
 
 def _damaged(file: SnapshotFile, error: DamagedVhdxError, source_name: str) -> IntegrityError:

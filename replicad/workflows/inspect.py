@@ -7,7 +7,7 @@ read while a machine writes is no single instant, though: the machine may make s
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from replicad.model.errors import IntegrityError
 from replicad.model.progress import Advanced, Observer, PhaseStarted, nobody
@@ -44,7 +44,15 @@ async def inspect(file: ShareFile, observer: Observer = nobody) -> Inspection:
     return Inspection(file.path, facts)
 
 
-async def drive(step: Step[T], file: ShareFile, observer: Observer = nobody) -> T:
+class Readable(Protocol):
+    """Whatever has the bytes of a disk."""
+
+    async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
+        """As `ShareFile.read_into`."""
+        ...
+
+
+async def drive(step: Step[T], file: Readable, observer: Observer = nobody) -> T:
     """Answer the parser's requests with bytes of `file`, one after the other. Raises what either of them raises."""
     try:
         request = next(step)

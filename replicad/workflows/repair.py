@@ -1,35 +1,36 @@
-"""Mending a replica: a disk from the source if that still has its bytes, a manifest from the disk."""
+"""Mending a replica: a disk from the source if that still has its bytes, a manifest from the disk, a record from its
+copy. Whatever dies on the way, what was sound stays so, and what was not mended yet is found again."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from replicad.model.chunks import chunk_length
-from replicad.model.errors import ReplicadError
-from replicad.model.manifest import ZERO_HASH, Manifest
-from replicad.model.names import parent
-from replicad.model.points import DiskState
+from replicad.model.errors import IntegrityError, ReplicadError
+from replicad.model.points import RecoveryPoint
 from replicad.model.progress import PhaseStarted, Warned
-from replicad.replica.directory import Replica
-from replicad.replica.hashing import hash_chunk
-from replicad.replica.manifest_file import manifest_digest, read_manifest, write_manifest
+from replicad.replica.directory import point_files, read_point, record_files
+from replicad.replica.record_files import RecordFiles, mend, read_both
+from replicad.replica.records import Record
 from replicad.replica.recovery_text import recovery_text
 from replicad.storage.documents import replace_whole
-from replicad.storage.port import OpenMode, Share, ShareFile
+from replicad.storage.port import Share
 from replicad.tracking.port import ChangeSource, SnapshotFile
 
 from .context import Context
+from .damage import Damage, Part, Verification
+from .mending import NOWHERE_ELSE, Content, mend_content, mend_manifest, mend_undo_log
 from .opening import OpenedReplica, opened_replica
-from .resync import manifest_from_replica
-from .verify import Damage, Part, Verification, verify_opened
+from .verify import verify_opened
+
+_INTERRUPTED = "a cycle was interrupted: this is repaired only after the next 'replicad sync'"
 
 
 async def verify_and_repair(share: Share, vm_dir: str, source: ChangeSource, ctx: Context) -> Verification:
-    """Verify the whole replica, then mend what can be mended; the rest stays in the report as not repaired.
+    """Verify the whole replica, then mend what can be mended; the rest stays in the report as not repaired, with why.
 
-    Raises as `verify` does. A source that can't be held now is a warning, and mends nothing.
+    Raises as `verify` does. A source that can't be held now mends nothing, and is no error.
     """
     async with opened_replica(share, vm_dir, None, ctx) as opened:
         found = await verify_opened(opened, ctx)
@@ -38,102 +39,138 @@ async def verify_and_repair(share: Share, vm_dir: str, source: ChangeSource, ctx
         if not opened.writable:
             ctx.observe(Warned("nothing is repaired, because the share can't be written"))
             return found
-        if opened.numbers.pending is not None:
-            ctx.observe(Warned("a cycle was interrupted: disks are repaired only after the next 'replicad sync'"))
-        ctx.observe(PhaseStarted("repairing"))
-        mended: list[Damage] = []
-        async with _source_files(source, found, ctx) as files:
-            for damage in found.damages:
-                await opened.still_ours()
-                repaired = await _repair(opened, damage, files, ctx)
-                mended.append(replace(damage, repaired=repaired))
-        found.damages = mended
+        async with AsyncExitStack() as stack:
+            repair = _Repair(opened, _HeldSource(source, stack), ctx, await _parts_of(opened))
+            repaired: list[Damage] = []
+            unlooked = {content.manifest_path for content in repair.parts.contents}
+            while True:
+                ctx.observe(PhaseStarted("repairing"))
+                found.damages = [await repair.repaired(damage) for damage in found.damages]
+                mended = [damage for damage in found.damages if damage.repaired]
+                repaired += mended
+                if not unlooked & {damage.file for damage in mended}:
+                    break
+                # Without its manifest there was nothing to hold a disk against.
+                unlooked -= {damage.file for damage in mended}
+                again = await verify_opened(opened, ctx)
+                found = replace(again, read_bytes=found.read_bytes + again.read_bytes)
+            found.damages = repaired + [damage for damage in found.damages if not damage.repaired]
     return found
 
 
-@asynccontextmanager
-async def _source_files(
-    source: ChangeSource, found: Verification, ctx: Context
-) -> AsyncIterator[Mapping[str, SnapshotFile]]:
-    """The source's files by path, held; none if they are not needed or can't be had."""
-    files: dict[str, SnapshotFile] = {}
-    async with AsyncExitStack() as stack:
-        if any(d.part is Part.DISK and d.chunks for d in found.damages):
+@dataclass(slots=True)
+class _HeldSource:
+    """The source's files, held from the first time on that one is asked for. `why_not`: they can't be had."""
+
+    source: ChangeSource
+    stack: AsyncExitStack
+    files: dict[str, SnapshotFile] | None = None
+    why_not: str = ""
+
+    async def file(self, path: str) -> SnapshotFile | None:
+        """The source's file of a disk, if there is one and it can be held."""
+        if self.files is None:
+            self.files = {}
             try:
-                snapshot = await stack.enter_async_context(source.snapshot())
-                files = {f.path: f for f in snapshot.files}
+                snapshot = await self.stack.enter_async_context(self.source.snapshot())
+                self.files = {f.path: f for f in snapshot.files}
             except ReplicadError as error:
-                ctx.observe(Warned(f"the source can't help: {error}"))
-        yield files
+                self.why_not = f"the source can't help: cannot {error.op} {error.subject}: {error.answer}"
+        return self.files.get(path)
 
 
-async def _repair(opened: OpenedReplica, damage: Damage, files: Mapping[str, SnapshotFile], ctx: Context) -> bool:
-    replica = opened.replica
-    if damage.part is Part.TEXT:
-        await replace_whole(replica.share, damage.file, recovery_text(replica.record).encode())
-        return True
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """What the replica is made of: contents with their manifests, and undo logs by path with the disk's id."""
+
+    contents: list[Content] = field(default_factory=list)
+    logs: dict[str, tuple[RecoveryPoint, str]] = field(default_factory=dict)
+
+
+async def _parts_of(opened: OpenedReplica) -> _Parts:
+    replica, layout = opened.replica, opened.replica.layout
+    parts = _Parts()
     for disk in opened.point.disks:
-        if damage.part is Part.MANIFEST and damage.file == replica.layout.manifest(disk.path, disk.manifest.point):
-            return await _make_manifest_anew(opened, disk, ctx)
-        if opened.numbers.pending is not None:
-            continue
-        if damage.part is Part.DISK and damage.file == replica.layout.disk(disk.path) and damage.chunks:
-            return await _repair_disk(replica, disk, damage.chunks, files.get(disk.path), ctx)
-    return False
+        manifest_path = layout.manifest(disk.path, disk.manifest.point)
+        parts.contents.append(Content(disk, layout.disk(disk.path), manifest_path, layout.updating(disk.path)))
+    points: dict[int | None, RecoveryPoint] = {}
+    for number in opened.numbers.committed:
+        try:
+            point = points[number] = await read_point(replica, number)
+        except IntegrityError:
+            continue  # it is in the report
+        for disk in point.disks:
+            parts.logs[layout.undo(layout.point_dir(number), disk.path)] = (point, disk.id)
+        older = points.get(point.previous)
+        for removed in point.removed:
+            gone = older.disk(removed.id) if older is not None else None
+            if gone is not None:
+                manifest_path = layout.removed_manifest(number, removed.path)
+                parts.contents.append(Content(gone, layout.removed(number, removed.path), manifest_path, None))
+    return parts
 
 
-async def _make_manifest_anew(opened: OpenedReplica, disk: DiskState, ctx: Context) -> bool:
-    """From the replica's disk; the digest that the point names tells whether both are what they must be."""
-    replica = opened.replica
-    manifest = await manifest_from_replica(replica, disk, opened.numbers.pending, ctx)
-    if manifest_digest(manifest, replica.owner(disk.id)) != disk.manifest.digest:
-        ctx.observe(
-            Warned(
-                f"{disk.path}: manifest and disk are both damaged; 'replicad sync --resync' makes the next point sound"
-            )
-        )
-        return False
-    path = replica.layout.manifest(disk.path, disk.manifest.point)
-    await write_manifest(replica.share, path, manifest, replica.owner(disk.id))
-    await replica.share.flush_directory(replica.layout.manifests_dir)
-    return True
+@dataclass(frozen=True, slots=True)
+class _Repair:
+    opened: OpenedReplica
+    held: _HeldSource
+    ctx: Context
+    parts: _Parts
+
+    async def repaired(self, damage: Damage) -> Damage:
+        """Mend one damage if that can be; the damage with what became of it."""
+        await self.opened.still_ours()
+        why_not = await self._mend(damage)
+        return replace(damage, repaired=not why_not, not_repaired=why_not)
+
+    async def _mend(self, damage: Damage) -> str:
+        """'' if it is mended, else why it could not be."""
+        replica, pending = self.opened.replica, self.opened.numbers.pending
+        if damage.part is Part.TEXT:
+            await replace_whole(replica.share, damage.file, recovery_text(replica.record).encode())
+            return ""
+        if damage.part is Part.RECORD:
+            return await self._mend_record(damage.file)
+        if damage.part is Part.STRUCTURE:
+            return "the replica has what the source had"
+        if damage.part is Part.UNDO_LOG:
+            return await self._mend_undo_log(damage)
+        content = next((c for c in self.parts.contents if damage.file in (c.path, c.manifest_path)), None)
+        if content is None:
+            return _INTERRUPTED if pending is not None else NOWHERE_ELSE
+        find_source = partial(self.held.file, content.disk.path)
+        if damage.file == content.manifest_path:
+            why_not = await mend_manifest(replica, content, pending, find_source, self.ctx)
+        elif pending is not None and content.working_path is not None:
+            return _INTERRUPTED
+        else:
+            why_not = await mend_content(replica, content, damage.chunks, find_source)
+        return why_not and (self.held.why_not or why_not)
+
+    async def _mend_undo_log(self, damage: Damage) -> str:
+        if damage.file not in self.parts.logs:
+            return _INTERRUPTED
+        point, disk_id = self.parts.logs[damage.file]
+        state = point.disk(disk_id)
+        now = next((c for c in self.parts.contents if c.disk.id == disk_id and c.working_path), None)
+        if state is None or state.undo is None:
+            return NOWHERE_ELSE
+        return await mend_undo_log(
+            self.opened.replica, damage.file, state.undo, damage.chunks, now.path if now else None,
+            partial(self.held.file, state.path),
+        )  # fmt: skip
+
+    async def _mend_record(self, path: str) -> str:
+        replica, layout = self.opened.replica, self.opened.replica.layout
+        own = record_files(replica.share, layout)
+        if path in (own.path, own.copy_path):
+            return await _mend_either(own)
+        for number in self.opened.numbers.committed:
+            files = point_files(replica, layout.point_dir(number), number)
+            if path in (files.path, files.copy_path):
+                return await _mend_either(files)
+        return _INTERRUPTED
 
 
-async def _repair_disk(
-    replica: Replica, state: DiskState, chunks: tuple[int, ...], file: SnapshotFile | None, ctx: Context
-) -> bool:
-    """Write the chunks that the source still has as they were; True if those were all.
-
-    The disk has its working name meanwhile; an interruption is mended by `settle`, and the damage found again.
-    """
-    share, layout = replica.share, replica.layout
-    path = layout.manifest(state.path, state.manifest.point)
-    manifest = await read_manifest(share, path, replica.owner(state.id), state.manifest.digest)
-    own, working = layout.disk(state.path), layout.updating(state.path)
-    await share.rename(own, working)
-    await share.flush_directory(parent(own))
-    mended = 0
-    async with await share.open(working, OpenMode.WRITE) as disk:
-        for index in chunks:
-            mended += await _repair_chunk(disk, manifest, index, file, replica.seed)
-        await disk.flush()
-    await share.rename(working, own)
-    await share.flush_directory(parent(own))
-    if mended < len(chunks):
-        ctx.observe(Warned(f"{state.path}: the source no longer has {len(chunks) - mended} of the damaged chunks"))
-    return mended == len(chunks)
-
-
-async def _repair_chunk(disk: ShareFile, manifest: Manifest, index: int, file: SnapshotFile | None, seed: int) -> bool:
-    offset = index * manifest.chunk_bytes
-    length = chunk_length(index, manifest.size_bytes, manifest.chunk_bytes)
-    if manifest.hash_of(index) == ZERO_HASH:
-        await disk.zero(offset, length)
-        return True
-    if file is None:
-        return False
-    buffer = bytearray(length)
-    if await file.file.read_into(buffer, offset) != length or hash_chunk(buffer, seed) != manifest.hash_of(index):
-        return False
-    await disk.write(buffer, offset)
-    return True
+async def _mend_either(files: RecordFiles[Record]) -> str:
+    return "" if await mend(files, await read_both(files)) else "its copy is damaged as well"

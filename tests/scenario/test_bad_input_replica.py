@@ -62,12 +62,48 @@ def _manifest(scene: Scene) -> Path:
     return scene.replica / "manifests" / f"{DISK}.3.xxh3"
 
 
+def _copy_of(record: Path) -> Path:
+    return record.with_name(record.name.replace(".json", ".copy.json"))
+
+
+@pytest.mark.parametrize("place", ["replica.json", "points/3/point.json", "points/1/point.json"])
+def test_one_flipped_bit_in_a_record_keeps_nobody_from_anything(scene: Scene, place: str) -> None:
+    record = scene.replica / place
+    sound = record.read_bytes()
+    flip_bit(record, 200)
+    with scene.untouched():
+        for verb in (["points", VM, "--json"], restore(scene, "--point", "1")):
+            outcome = scene.here(*verb).done()
+            assert [text for text in outcome.warnings if str(record) in text and "copy.json" in text]
+        outcome = scene.run("verify", VM, "--standalone", "--json")
+        assert (outcome.code, outcome.complaints) == (3, [])
+        assert [(d["file"], d["points"]) for d in outcome.json()["damages"]] == [(f"{VM}/{place}", [])]
+        status = scene.here("status", "--json").done().json()[0]
+        latest_is_read_from_its_copy = place != "points/1/point.json"
+        assert any(str(record) in reason for reason in status["reasons"]) is latest_is_read_from_its_copy
+        assert status["health"] == ("warning" if latest_is_read_from_its_copy else "normal")
+    assert any(str(record) in text for text in scene.run(*MAKES_POINTS).done().warnings)
+    assert record.read_bytes() == _copy_of(record).read_bytes() == sound
+    assert scene.here("verify", VM, "--standalone").done().warnings == []
+    points_restore(scene, 1, 2, 3)
+
+
+@pytest.mark.parametrize("file", ["record", "copy"])
+def test_repair_writes_a_damaged_record_anew(scene: Scene, file: str) -> None:
+    record = _point(scene, 2)
+    sound = record.read_bytes()
+    flip_bit(record if file == "record" else _copy_of(record), -5)
+    scene.here("verify", VM, "--standalone", "--repair").done()
+    assert record.read_bytes() == _copy_of(record).read_bytes() == sound
+
+
 @pytest.mark.parametrize("at", [3, 200, -5])
 @pytest.mark.parametrize("place", ["replica.json", "points/3/point.json"])
-def test_one_flipped_bit_in_a_record_that_everything_needs(scene: Scene, place: str, at: int) -> None:
+def test_one_flipped_bit_in_both_files_of_a_record_that_everything_needs(scene: Scene, place: str, at: int) -> None:
     record = scene.replica / place
     sound = record.read_bytes()
     flip_bit(record, at)
+    flip_bit(_copy_of(record), at + 1)
     said = (f"cannot use {record}: it is damaged: ", "Put it back from a backup of the replica's share", "RECOVERY.txt")
     with scene.untouched():
         scene.run(*MAKES_POINTS).refused(3, *said)
@@ -80,15 +116,17 @@ def test_one_flipped_bit_in_a_record_that_everything_needs(scene: Scene, place: 
     points_restore(scene, 1, 2, 3)
 
 
-def test_one_flipped_bit_in_an_older_points_record(scene: Scene) -> None:
+def test_one_flipped_bit_in_both_files_of_an_older_points_record(scene: Scene) -> None:
     flip_bit(_point(scene, 2), 40)
+    flip_bit(_copy_of(_point(scene, 2)), 40)
     said = (f"cannot use {_point(scene, 2)}: it is damaged: ", "this point and those before it can't be restored")
     with scene.untouched():
         for verb in (["points", VM], restore(scene, "--point", "1"), restore(scene, "--point", "2")):
             scene.here(*verb).refused(3, *said)
         outcome = scene.here("verify", VM, "--standalone", "--json")
         assert outcome.code == 3
-        assert [(d["part"], d["affects"]) for d in outcome.json()["damages"]] == [("record", "points up to 2")]
+        assert [(d["part"], d["affects"]) for d in outcome.json()["damages"]] == [("record", "points up to 2")] * 2
+        assert outcome.json()["damaged_points"] == [1, 2]
     points_restore(scene, 3)
     scene.here(*MAKES_POINTS).done()
 
@@ -154,6 +192,8 @@ def test_lost_files_are_damage_too(scene: Scene, lost: str) -> None:
     else:
         path = {"disk": disk, "manifest": _manifest(scene), "undo log": _undo(scene, 3), "record": _point(scene, 3)}
         path[lost].unlink()
+        if lost == "record":
+            _copy_of(path[lost]).unlink()
     verb = restore(scene, "--point", "2") if lost == "undo log" else MAKES_POINTS
     said = {"disk": "missing from the replica", "disk cut": "4096 bytes long and was 5242880"}
     with scene.untouched(but="4.pending"):
@@ -207,6 +247,7 @@ def test_replica_in_a_newer_format(scene: Scene) -> None:
 def test_directory_that_holds_what_is_not_replicads(scene: Scene, what: str) -> None:
     if what == "no replica.json":
         (scene.replica / "replica.json").unlink()
+        (scene.replica / "replica.copy.json").unlink()
     else:
         shutil.rmtree(scene.replica)
         if what == "a foreign file":
@@ -260,6 +301,7 @@ def _json(path: Path, edit: Callable[[dict[str, object]], None]) -> None:
 
 
 def test_record_with_other_content_under_its_old_seal(scene: Scene) -> None:
-    _json(scene.replica / "replica.json", lambda d: d.update(vm="../../etc"))
+    for name in ("replica.json", "replica.copy.json"):
+        _json(scene.replica / name, lambda d: d.update(vm="../../etc"))
     with scene.untouched():
         scene.here(*MAKES_POINTS).refused(3, "replica.json: it is damaged: its seal does not match its content")
