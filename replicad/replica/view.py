@@ -23,7 +23,7 @@ from replicad.storage.port import OpenMode, ShareFile
 from .directory import Numbers, Replica, list_numbers, read_point
 from .hashing import hash_chunk
 from .manifest_file import manifest_digest, read_manifest
-from .undo_format import damaged
+from .undo_format import UndoHeader, damaged
 from .undo_log import UndoIndex, index_undo_log
 
 _PLACE_BITS = 40
@@ -228,7 +228,14 @@ async def _add_pending(disk: PointDisk, replica: Replica, pending: int, files: A
         return
     file = await files.enter_async_context(await replica.share.open(path, OpenMode.READ))
     if (await file.identity()).size_bytes > 0:
-        index = await index_undo_log(file, f"undo log {path_on(replica.share.name, path)}", None)
+        subject = f"undo log {path_on(replica.share.name, path)}"
+        index = await index_undo_log(file, subject, None)
+        state, record = disk.state, replica.record
+        if index.header != UndoHeader(
+            record.replica_id, state.id, pending, disk.manifest.chunk_bytes, disk.manifest.size_bytes
+        ):
+            # No record names it, so nothing else would tell.
+            raise damaged(subject, "it belongs to another disk, replica or point")
         _apply(disk, _Layer(index, file, unfinished=True), disk.manifest)
 
 

@@ -22,7 +22,8 @@ from .locking import RegainedLock, replica_as_it_stands
 
 @dataclass(frozen=True, slots=True)
 class OpenedReplica:
-    """`points` are those from the wanted one to the latest, ascending; `writable`: we hold the lock.
+    """`points` are those from the wanted one to the latest, ascending; `writable`: we hold the lock, and
+    the replica is in order.
 
     `still_ours` raises if somebody else may have written the replica since it was opened, as far as the lock can tell.
     """
@@ -57,14 +58,25 @@ async def opened_replica(share: Share, vm_dir: str, number: int | None, ctx: Con
         yield await _opened(await replica_as_it_stands(share, vm_dir, warn), number, ctx, None)
         return
     async with RegainedLock(lock, share, vm_dir, ctx, warn) as kept:
-        await recover(await require_replica(share, vm_dir, warn))
-        opened = await _opened(await kept.note(), number, ctx, kept)
+        in_order = await _brought_into_order(share, vm_dir, ctx, warn)
+        opened = replace(await _opened(await kept.note(), number, ctx, kept), writable=in_order)
         try:
             yield opened
         except (IntegrityError, NotFoundError):
             # What looks like damage may be what another writer did while the lock was lost.
             await opened.still_ours()
             raise
+
+
+async def _brought_into_order(share: Share, vm_dir: str, ctx: Context, warn: Callable[[str], None]) -> bool:
+    """Finish what an earlier writer left, if we may: whoever only reads sees through it as well."""
+    replica = await require_replica(share, vm_dir, warn)
+    try:
+        await recover(replica)
+    except (AccessDeniedError, OutOfSpaceError) as error:
+        ctx.observe(Warned(f"what an interrupted cycle left is only seen through, not finished: {error}"))
+        return False
+    return True
 
 
 async def _opened(
