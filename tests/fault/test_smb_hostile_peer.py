@@ -163,6 +163,13 @@ def test_no_room_is_made_for_long_messages_before_the_sign_in() -> None:
         assert "before the sign-in" in ended(peer)
 
 
+@pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a connection on which bytes pass all the while."""
+    for module in ("connection", "data.channel"):
+        monkeypatch.setattr(f"replicad.storage.smb.{module}.LONGEST_WAIT_S", 1)
+
+
 @contextmanager
 def repeating(send: Callable[[], None], pause_s: float = 0.02) -> Iterator[None]:
     """Send something again and again from another thread."""
@@ -183,7 +190,7 @@ def repeating(send: Callable[[], None], pause_s: float = 0.02) -> Iterator[None]
 
 
 @either
-def test_a_server_that_is_always_about_to_answer_is_given_up(sealing: Sealing | None) -> None:
+def test_a_server_that_is_always_about_to_answer_is_given_up(sealing: Sealing | None, short_patience: None) -> None:
     with smb_peer(sealing, timeout_s=0.1) as peer:
         echo = peer.connection.send(SMB2Echo(), sid=SESSION_ID)
         interim = answer_to(peer.request(), error_body(), status=status.PENDING, flags=INTERIM_FLAGS)
@@ -194,7 +201,7 @@ def test_a_server_that_is_always_about_to_answer_is_given_up(sealing: Sealing | 
 
 
 @either
-def test_a_read_that_is_always_about_to_be_answered_is_given_up(sealing: Sealing | None) -> None:
+def test_a_read_that_is_always_about_to_be_answered_is_given_up(sealing: Sealing | None, short_patience: None) -> None:
     with smb_peer(sealing, timeout_s=0.1) as peer:
         loan = Job().lend()
         pending = peer.connection.channel.send_read(peer.target, 0, memoryview(bytearray(4096)), loan)
@@ -205,7 +212,7 @@ def test_a_read_that_is_always_about_to_be_answered_is_given_up(sealing: Sealing
         assert time.monotonic() - began_s < 10
 
 
-def test_a_message_of_which_a_byte_comes_now_and_then_is_given_up() -> None:
+def test_a_message_of_which_a_byte_comes_now_and_then_is_given_up(short_patience: None) -> None:
     with smb_peer(timeout_s=0.1) as peer:
         echo = peer.connection.send(SMB2Echo(), sid=SESSION_ID)
         peer.request()

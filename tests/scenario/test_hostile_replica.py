@@ -57,8 +57,11 @@ def _point(scene: Scene, number: int = 2) -> Path:
 
 
 def reseal(path: Path, kind: Any, **changes: Any) -> None:
-    """Give a record other content, and a seal that goes with it."""
-    path.write_bytes(encode(replace(decode(path.read_bytes(), kind, "it"), **changes)))
+    """Give a record, which is kept twice, other content and a seal that goes with it."""
+    raw = encode(replace(decode(path.read_bytes(), kind, "it"), **changes))
+    for file in (path, path.with_suffix(".copy.json")):
+        assert file.exists()
+        file.write_bytes(raw)
 
 
 def _verbs(scene: Scene) -> list[tuple[str, ...]]:
@@ -203,11 +206,15 @@ def test_links_in_the_directory_that_is_restored_to_are_not_followed(tmp_path: P
 
 
 def test_a_disk_named_like_the_unfinished_file_of_another_is_restored_as_well(tmp_path: Path) -> None:
+    """In whatever order a record names them."""
     scene = local_scene(tmp_path)
     scene.machine["disks"] = '["*"]'
     for name in (f"{DISK}.restoring", f"{DISK}.restoring.restoring"):
         (scene.source / name).write_bytes(name.encode() * 1000)
     scene.sync()
+    scene.check_points()
+    point = decode(_point(scene, 1).read_bytes(), RecoveryPoint, "it")
+    reseal(_point(scene, 1), RecoveryPoint, disks=point.disks[::-1])
     scene.check_points()
 
 
