@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from datetime import timedelta
 
 from replicad.model.chunks import is_chunk_size
 from replicad.model.errors import InvalidNameError
@@ -26,6 +28,7 @@ from .layout import check_disk_path
 from .manifest_file import MAX_DISK_BYTES
 
 _MAX_POINT = 10**18
+_MAX_COUNT = (1 << 63) - 1
 
 
 def nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> str | None:
@@ -36,6 +39,7 @@ def nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> str | No
 def _nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> Iterator[str]:
     if not _is_hex(record.replica_id, 16):
         yield "its replica_id is none"
+    yield from _in_time(record)
     if isinstance(record, ReplicaRecord):
         if not _is_hex(record.hash_seed, 8):
             yield "its hash_seed is none"
@@ -49,6 +53,20 @@ def _nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> Iterato
         yield from _in_disks((*record.disks, *record.removed))
         yield from _in_places([d.path for d in record.disks])
         yield from _in_places([r.path for r in record.removed])
+        yield from _in_statistics(record)
+
+
+def _in_time(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> Iterator[str]:
+    match record:
+        case ReplicaRecord(created=time) | RecoveryPoint(time=time) | CycleRecord(started=time):
+            if time.utcoffset() != timedelta(0):
+                yield f"its time {time.isoformat()} is not in UTC"
+
+
+def _in_statistics(point: RecoveryPoint) -> Iterator[str]:
+    for counted in (point.statistics, *(disk.statistics for disk in point.disks)):
+        if not all(0 <= count <= _MAX_COUNT for count in astuple(counted)):
+            yield "its statistics"
 
 
 def _in_disks(disks: Iterable[DiskState | RemovedDisk | PendingDisk]) -> Iterator[str]:
