@@ -10,24 +10,43 @@ def recovery_text(record: ReplicaRecord) -> str:
     return f"""This directory is a replica of the virtual machine {record.vm!r}, kept by replicad.
 It was made from {record.source}. Everything needed to recover is in this directory.
 
-With replicad (Python 3.11 or newer):
+Only read it. Do not change, rename or delete anything here by hand, and do not start a machine from the
+files below disks/: the replica could not go on from them. Restore to another place and use what was restored.
+
+In the commands below, put this directory in place of REPLICA, an empty directory in place of TARGET, and the
+number of a recovery point in place of N. Without --point it is the latest one.
+
+
+With replicad (Python 3.11 or newer), on any machine; no configuration is needed:
 
     pip install replicad
-    replicad points --replica PATH-OF-THIS-DIRECTORY
-    replicad restore --replica PATH-OF-THIS-DIRECTORY --to EMPTY-DIRECTORY              the latest point
-    replicad restore --replica PATH-OF-THIS-DIRECTORY --to EMPTY-DIRECTORY --point N    an older one
+    replicad points --replica REPLICA
+    replicad restore --replica REPLICA --to TARGET
+    replicad restore --replica REPLICA --to TARGET --point N
 
-PATH-OF-THIS-DIRECTORY is a local path or \\\\server\\share\\{record.vm}. Every byte is checked while it is restored.
+REPLICA may be on a file server: '\\\\server\\share\\{record.vm}' in quotes, or smb://server/share/{record.vm}. Then add
+--username USER; the password is asked for. The right to read is enough. Every byte is checked.
 
-Without replicad, the latest point only:
 
-    If no file below disks/ ends in ".updating" or ".initial", disks/ holds the files of the latest recovery
-    point as they were. Copy them, and attach the copies. Do not attach the files in place: the replica could
-    not go on from them.
+With Python alone (3.9 or newer), from this directory mounted or copied: restore_point.py is one file, which the
+source of replicad has as docs/restore_point.py. Every byte is checked; that is slow, and --unchecked leaves it out.
 
-    If a file ends in ".updating", a cycle was under way: that file is a mixture of two points. Restore it with
-    replicad, which brings back the old bytes from points/N.pending/*.undo.
+    python3 restore_point.py REPLICA
+    python3 restore_point.py REPLICA TARGET
+    python3 restore_point.py REPLICA TARGET --point N
 
-Do not change, rename or delete anything here by hand. The format is told byte by byte in docs/format.md of the
-project's source.
+
+With neither, the latest point only. See whether a cycle of replication was interrupted:
+
+    find REPLICA -name cycle.json -o -name "*.updating" -o -name "*.initial"
+
+If that prints nothing, and no replicad is writing here, disks/ holds the files of the latest point as they were:
+
+    cp -r REPLICA/disks/. TARGET
+
+If it prints anything, files below disks/ may be mixtures of two points: use one of the two ways above, which bring
+the old bytes back from the undo logs in points/.
+
+
+The format is told byte by byte in docs/format.md of the source of replicad.
 """
