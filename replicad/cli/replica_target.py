@@ -14,7 +14,7 @@ import click
 from replicad.model.address import Address, LocalAddress, SmbAddress, parse_address
 from replicad.model.errors import ConfigError
 from replicad.model.names import last_part, parent, printable
-from replicad.model.progress import Observer
+from replicad.model.progress import Observer, Warned
 
 from .options import SignIn, load_configuration, load_configuration_if_any
 
@@ -46,7 +46,7 @@ def find_target(vm: str | None, replica: str | None, config: Path | None) -> Rep
     if replica is not None:
         address = locate_replica(replica)
         needs_servers = isinstance(address, SmbAddress) or config is not None
-        settings = load_configuration_if_any(config) if needs_servers else None
+        settings = _configuration_if_of_use(config) if needs_servers else None
         share, vm_dir = _split(address, replica)
         if vm is not None and vm != vm_dir:
             raise click.UsageError(f"give VM or --replica: {replica!r} is the replica of {vm_dir!r}, not of {vm!r}")
@@ -56,6 +56,19 @@ def find_target(vm: str | None, replica: str | None, config: Path | None) -> Rep
     settings = load_configuration(config)
     machine = settings.machine(vm)
     return ReplicaTarget(settings, machine, machine.replica, machine.name)
+
+
+def _configuration_if_of_use(config: Path | None) -> Settings | None:
+    """A configuration that nobody named must not be in the way of a recovery: that it can't be used is a warning."""
+    from .progress import say_warning
+
+    try:
+        return load_configuration_if_any(config)
+    except ConfigError as error:
+        if config is not None or os.environ.get("REPLICAD_CONFIG"):
+            raise
+        say_warning(Warned(f"going on without the configuration, which can't be used: {error}"))
+        return None
 
 
 def locate_replica(text: str) -> Address:
