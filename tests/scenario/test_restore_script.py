@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from tests.support.restore_script import files_below, run_script, script, script_here
-from tests.support.scene import Outcome, Scene, change, contents, flip_bit, local_scene, tree_of
+from tests.support.scene import BLOCK_AT, Outcome, Scene, change, contents, flip_bit, local_scene, tree_of
 
 DISK = "디스크 1.vhdx"
+CHUNK = 64 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +135,11 @@ def test_the_copy_of_a_record_serves_where_the_record_is_damaged(
 @pytest.mark.parametrize(
     ("place", "at", "said"),
     [
-        (f"disks/{DISK}", 3 * 1024 * 1024, f"chunk 48 of {DISK} is damaged"),
+        (f"disks/{DISK}", BLOCK_AT, f"chunk {BLOCK_AT // CHUNK} of {DISK} is damaged"),
         (f"manifests/{DISK}.3.xxh3", 4100, "is damaged; '--unchecked' does without"),
         (f"points/3/{DISK}.undo", 40, "is damaged"),
         (f"points/3/{DISK}.undo", 4096 + 70, "is damaged in batch 1"),
-        (f"points/2/{DISK}.undo", 8192 + 70, f"chunk 48 of {DISK} is damaged"),
+        (f"points/2/{DISK}.undo", 8192 + 70, f"chunk {BLOCK_AT // CHUNK} of {DISK} is damaged"),
     ],
 )
 def test_damage_is_named_and_nothing_damaged_is_left(
@@ -151,10 +152,10 @@ def test_damage_is_named_and_nothing_damaged_is_left(
 
 
 def test_damaged_bytes_can_be_had_as_they_are(three_points: Scene, replica: Path, target: Path) -> None:
-    flip_bit(replica / "disks" / DISK, 3 * 1024 * 1024)
+    flip_bit(replica / "disks" / DISK, BLOCK_AT)
     flip_bit(replica / "manifests" / f"{DISK}.3.xxh3", 4100)
     assert script_here(replica, target, "--unchecked").code == 0
-    flip_bit(target / DISK, 3 * 1024 * 1024)
+    flip_bit(target / DISK, BLOCK_AT)
     assert contents(target) == three_points.history[3]
 
 
