@@ -51,9 +51,9 @@ def brought(plan: Sequence[Fault], seed: int, room: Path) -> Counter[str]:
                     done["points restored"] += 1
                 if random.random() < 0.5:
                     troubles.let_go()
-                if random.random() < 0.3:
+                if not fault.ends_sync or random.random() < 0.3:
                     model.some_changes()
-                    continue  # the next one before a sync succeeds
+                    continue  # maybe before a sync succeeds
             replica.about_to_sync()
             report = troubles.quiet_sync()
             troubles.let_go()
@@ -65,10 +65,10 @@ def brought(plan: Sequence[Fault], seed: int, room: Path) -> Counter[str]:
         replica.about_to_sync()
         troubles.quiet_sync()
         replica.check_names()
-        for point in model.history:
+        for point in random.sample(sorted(model.history), min(12, len(model.history))):
             model.check_point(point, installation, scratch)
             done["points restored"] += 1
-        installation.run("verify")
+        installation.run("verify")  # every undo log of every point
     return done
 
 
@@ -82,12 +82,12 @@ def test_no_fault_at_any_moment_loses_a_point(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("seed", range(2, 10))
+@pytest.mark.parametrize("seed", range(2, 18))
 def test_hundreds_of_faults_lose_no_point(
     seed: int, room: Path, monkeypatch: pytest.MonkeyPatch, record_property: Record
 ) -> None:
     """Of all seeds together: 400 kills and 128 faults of the network."""
     impatient(monkeypatch)
-    plan = [fault for fault in Fault for _ in range(8 if fault.is_of_network else 12 if fault.ends_sync else 13)]
+    plan = [fault for fault in Fault for _ in range(4 if fault.is_of_network else 7 if fault is Fault.CHILD else 6)]
     for what, count in brought(plan, seed, room).items():
         record_property(what, count)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 import signal
 import time
 from collections.abc import Callable
@@ -30,6 +31,7 @@ from tests.support.samba import pids_serving
 
 _log = logging.getLogger(__name__)
 
+_AT_THE_BEGINNING = re.compile("replicad: cannot (connect to|negotiate with|sign in to|talk to|open the share) ")
 ANSWER_WITHIN_S = 1.0
 """How long `impatient` lets a request of this process wait, where it is 30 s."""
 
@@ -93,7 +95,8 @@ class Troubles:
     def bring(self, fault: Fault, *arguments: str) -> bool:
         """A sync with this fault at a random moment; whether it came before the sync was done.
 
-        Unless replicad itself dies the sync must end well. What connections held back is let go only by `let_go`.
+        Unless replicad itself dies the sync must end well, or, if the connection is lost before there is a share to
+        come back to, say "try again later". What connections held back is let go only by `let_go`.
         """
         where, judge = random_moment(self.random, self.usual, self.replica)
         _log.info("%s %s", fault.name, where)
@@ -103,8 +106,13 @@ class Troubles:
             return self._killed_behind_cut_cable(judge, *arguments)
         deed = Deed(judge, self._deeds()[fault])
         with self.relay.watched(deed):
-            self.installation.run("sync", "--json", *arguments)
-        return deed.was_done()
+            outcome = self.installation.tried("sync", "--json", *arguments)
+        came = deed.was_done()
+        if outcome.code != 0:
+            assert came, outcome.stderr
+            assert outcome.code == 5, outcome.stderr
+            assert _AT_THE_BEGINNING.match(outcome.complaint), outcome.stderr
+        return came
 
     def let_go(self) -> None:
         """Pass on what connections held back."""
