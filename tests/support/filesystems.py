@@ -51,6 +51,55 @@ def as_after_power_failure(where: Path) -> Iterator[Path]:
             _run("umount", str(found))
 
 
+class PowerFailures:
+    """What somebody would find on a file system who lost power at a moment, for any number of moments.
+
+    Its image is cloned in one instant, so a clone has every write that had reached the disk by then, and nothing that
+    was only in memory.
+    """
+
+    def __init__(self, kind: str, image: Path) -> None:
+        self._kind = kind
+        self._image = image
+        self.kept = 0
+
+    def keep(self) -> None:
+        """Keep what would be found now."""
+        _run("cp", "--reflink=always", str(self._image), str(self._image.with_name(f"image {self.kept}")))
+        self.kept += 1
+
+    @contextmanager
+    def found(self, number: int) -> Iterator[Path]:
+        """What was kept with that number, from 0, mounted for writing; it is removed in the end."""
+        image, where = self._image.with_name(f"image {number}"), self._image.with_name(f"mnt {number}")
+        where.mkdir()
+        # Two XFS with the same identity can't be mounted at a time, unless one says that it does not matter.
+        options = "loop,nouuid" if self._kind == "xfs" else "loop"
+        _run("mount", "-t", self._kind, "-o", options, str(image), str(where))
+        try:
+            yield where
+        finally:
+            _run("umount", str(where))
+            where.rmdir()
+            image.unlink()
+
+
+@contextmanager
+def losing_power(kind: str, size_bytes: int = 512 * 1024 * 1024) -> Iterator[tuple[Path, PowerFailures]]:
+    """As `mounted`, for `ext4` and `xfs`, with the power failures that can be tried on it."""
+    with mounted("xfs", 4 * size_bytes) as outer:
+        image, where = outer / "image", outer / "mnt"
+        where.mkdir()
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+        _run(*_MAKE[kind], str(image))
+        _run("mount", "-t", kind, "-o", "loop", str(image), str(where))
+        try:
+            yield where, PowerFailures(kind, image)
+        finally:
+            _run("umount", "-l", str(where))
+
+
 @contextmanager
 def bound(there: Path, here: Path) -> Iterator[None]:
     """What is mounted at one place, at a second one too."""
