@@ -125,6 +125,14 @@ def test_an_answer_to_a_request_that_was_never_made_ends_the_connection(sealing:
         assert "does not belong" in ended(peer)
 
 
+@pytest.mark.parametrize("code", [status.SUCCESS, status.PENDING])
+def test_an_answer_that_is_only_signed_is_none_on_an_encrypted_connection(code: int) -> None:
+    with smb_peer(Sealing.AES_128_GCM) as peer:
+        peer.connection.send(SMB2Echo(), sid=SESSION_ID)
+        peer.send(peer.signed(answer_to(peer.request(), struct.pack("<HH", 4, 0), status=code)))
+        assert "came unencrypted" in ended(peer)
+
+
 @either
 def test_an_answer_that_came_before_does_not_come_again(sealing: Sealing | None) -> None:
     with smb_peer(sealing) as peer:
