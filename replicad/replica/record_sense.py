@@ -28,7 +28,7 @@ from .layout import check_disk_path
 from .manifest_file import MAX_DISK_BYTES
 
 _MAX_POINT = 10**18
-_MAX_COUNT = (1 << 63) - 1
+_MAX_COUNT = (1 << 64) - 1
 
 
 def nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> str | None:

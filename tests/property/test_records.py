@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from replicad.model.errors import FormatVersionError, IntegrityError
+from replicad.model.names import folded
 from replicad.model.points import (
     FORMAT_VERSION,
     Change,
@@ -35,6 +36,8 @@ ID = st.binary(min_size=16, max_size=16).map(bytes.hex)
 DIGEST = st.binary(min_size=32, max_size=32).map(bytes.hex)
 SEED = st.binary(min_size=8, max_size=8).map(bytes.hex)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+IN_ONE_POINT = (lambda disk: disk.id, lambda disk: folded(disk.path))
+"""What tells the disks of one point apart."""
 PATH = st.text("가 🖥é%.-x", max_size=20).map(lambda name: f"sub/{name}.vhdx")
 TIME = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - st adds the zone
 COUNT = st.integers(0, 1 << 63)
@@ -50,7 +53,7 @@ NUMBER = st.integers(1 << 20, 1 << 40)
 PREVIOUS = st.none() | st.integers(1, (1 << 20) - 1)
 POINT = st.builds(
     RecoveryPoint, st.just(FORMAT_VERSION), ID, TEXT, NUMBER, PREVIOUS, TIME, st.sampled_from(CycleKind),
-    st.sampled_from(Consistency), COUNT, TEXT, st.lists(DISK, max_size=3, unique_by=lambda d: d.id).map(tuple),
+    st.sampled_from(Consistency), COUNT, TEXT, st.lists(DISK, max_size=3, unique_by=IN_ONE_POINT).map(tuple),
     st.lists(st.builds(RemovedDisk, st.just("ff" * 16), PATH, MANIFEST), max_size=1).map(tuple),
     st.lists(TEXT, max_size=2).map(tuple), st.builds(Statistics),
 )  # fmt: skip
@@ -59,7 +62,7 @@ REPLICA = st.builds(
 )
 CYCLE = st.builds(
     CycleRecord, st.just(FORMAT_VERSION), ID, NUMBER, PREVIOUS, TIME, TEXT,
-    st.lists(st.builds(PendingDisk, ID, PATH, CHUNK), max_size=3, unique_by=lambda d: d.id).map(tuple),
+    st.lists(st.builds(PendingDisk, ID, PATH, CHUNK), max_size=3, unique_by=IN_ONE_POINT).map(tuple),
 )  # fmt: skip
 RECORD = st.one_of(POINT, REPLICA, CYCLE)
 
