@@ -585,9 +585,13 @@ def open_disk(replica: Replica, points: list[dict[str, Any]], disk_id: str, chec
         named = {d["id"]: d for d in points[count]["removed"]}[disk_id]
         key = key_of(named["path"])
         steps.append((number, named["path"], named.get("undo")))
-        # The writer may have died before it put them aside.
-        places = [f"points/{number}/{key}.removed", "/".join(["disks", *disk_parts(named["path"])])]
-        manifests = [f"points/{number}/{key}.xxh3"]
+        # Of a point that was pruned since, what it had put aside may still lie beside its own record.
+        since = named.get("since")
+        stem = key if since is None else f"{key}.{since}"
+        homes = [f"points/{home}/{stem}" for home in (number, named.get("origin")) if home is not None]
+        places, manifests = [f"{home}.removed" for home in homes], [f"{home}.xxh3" for home in homes]
+        if since in (None, number):  # the writer may have died before it put them aside
+            places.append("/".join(["disks", *disk_parts(named["path"])]))
     path = first_there(replica, places)
     content = Content(path, last["size_bytes"], last["chunk_bytes"], files)
     if checked:

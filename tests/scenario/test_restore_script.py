@@ -223,21 +223,32 @@ def test_a_point_that_was_merged_away_is_passed_over(three_points: Scene, replic
     assert [line[:7] for line in script_here(replica).out.splitlines()] == ["point 3", "point 1"]
 
 
-def test_a_removed_disk_with_a_log_of_its_own(three_points: Scene, replica: Path, target: Path) -> None:
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [
+        ({}, f"points/3/{DISK}"),
+        ({"since": 3, "origin": None}, f"points/3/{DISK}.3"),
+        ({"since": 2, "origin": 2}, f"points/3/{DISK}.2"),
+        ({"since": 2, "origin": 2}, f"points/2/{DISK}.2"),
+    ],
+)
+def test_a_removed_disk_with_a_log_of_its_own(
+    how: dict[str, int | None], name: str, three_points: Scene, replica: Path, target: Path
+) -> None:
     """Pruning the point before leaves a log beside the removed disk's last content."""
     point = replica / "points/3"
     two = json.loads((replica / "points/2/point.json").read_text())["disks"][0]
-    (replica / f"disks/{DISK}").rename(point / f"{DISK}.removed")
-    _undone(point / f"{DISK}.removed", point / f"{DISK}.undo")
+    aside = (replica / f"disks/{DISK}").rename(replica / f"{name}.removed")
+    _undone(aside, point / f"{DISK}.undo")
     (replica / f"manifests/{DISK}.3.xxh3").unlink()
     (replica / f"points/2/{DISK}.undo").replace(point / f"{DISK}.undo")
-    removed = {"id": two["id"], "path": DISK, "manifest": two["manifest"], "undo": two["undo"]}
+    removed = {"id": two["id"], "path": DISK, "manifest": two["manifest"], "undo": two["undo"], **how}
 
     def edit(record: dict[str, Any]) -> None:
         record.update(previous=1, disks=[], removed=[removed])
 
     resealed(point / "point.json", edit)
-    refused(script_here(replica, target / "checked", "--point", "1"), "the replica has no", f"{DISK}.xxh3")
+    refused(script_here(replica, target / "checked", "--point", "1"), "the replica has no", f"{DISK}.", ".xxh3")
     assert script_here(replica, target / "1", "--point", "1", "--unchecked").code == 0
     assert contents(target / "1") == three_points.history[1]
 
