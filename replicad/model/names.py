@@ -70,6 +70,11 @@ def path_on(share_name: str, path: str) -> str:
     return share_name.rstrip(separator) + "".join(separator + part for part in path.split("/") if part)
 
 
+def is_vhdx_name(path: str) -> bool:
+    """Whether a file of this name should be a VHDX."""
+    return path.casefold().endswith((".vhdx", ".avhdx"))
+
+
 def parent(path: str) -> str:
     """The path without its last part; '' for a path of one part."""
     return path.rpartition("/")[0]

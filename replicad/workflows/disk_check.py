@@ -5,15 +5,13 @@ from __future__ import annotations
 import re
 
 from replicad.model.errors import IntegrityError
-from replicad.model.names import last_part, path_on
+from replicad.model.names import is_vhdx_name, last_part, path_on
 from replicad.model.points import Consistency, FileKind
 from replicad.tracking.port import Snapshot, SnapshotFile
 from replicad.vhdx.facts import DamagedVhdxError, NotVhdx, VhdxFacts
 from replicad.vhdx.parse import check_structure
 
 from .inspect import drive
-
-_VHDX_SUFFIXES = (".vhdx", ".avhdx")
 
 
 async def check_disks(snapshot: Snapshot, source_name: str) -> tuple[str, ...]:
@@ -40,11 +38,6 @@ async def check_disks(snapshot: Snapshot, source_name: str) -> tuple[str, ...]:
             warnings += [f"{file.path}: {warning}" for warning in facts.warnings]
             warnings += _missing_parent(file.path, facts, names)
     return tuple(warnings)
-
-
-def is_vhdx_name(path: str) -> bool:
-    """Whether a file of this name should be a VHDX."""
-    return path.casefold().endswith(_VHDX_SUFFIXES)
 
 
 def _damaged(file: SnapshotFile, error: DamagedVhdxError, source_name: str) -> IntegrityError:

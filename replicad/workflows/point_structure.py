@@ -5,6 +5,7 @@ from __future__ import annotations
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import UnsupportedError
 from replicad.model.manifest import ZERO_HASH
+from replicad.model.names import is_vhdx_name
 from replicad.model.points import Consistency, DiskState, FileKind, RecoveryPoint
 from replicad.model.progress import Warned
 from replicad.replica.view import PointDisk
@@ -13,7 +14,6 @@ from replicad.vhdx.parse import parse
 
 from .context import Context
 from .damage import Damage, Findings, Part
-from .disk_check import is_vhdx_name
 from .inspect import Readable, drive
 
 
