@@ -270,8 +270,8 @@ class MemoryShare:
 
     def crash(self, luck: Random | None = None) -> None:
         """What a power failure of the server does: data not flushed and names not flushed are gone, and so is every
-        open file and lock of every view. With `luck`, any part of what was not flushed may have survived: any set of
-        pages, and the names changed until some moment. Needs `volatile`."""
+        open file and lock of every view. With `luck`, any part of what was not flushed may have survived, in any
+        order: sectors, sizes, and changes of names (each with those that it builds on). Needs `volatile`."""
         if not self.tree.volatile:
             raise ValueError("only a volatile share can crash")
         for node in self.tree.files():

@@ -56,10 +56,25 @@ Node = FileNode | Directory
 
 @dataclass(frozen=True, slots=True)
 class NameChange:
-    """A change of names that is not durable yet: it becomes so as a whole, as in a file system's journal."""
+    """A change of names that is not durable yet: it becomes so as a whole, as in a file system's journal.
 
-    directories: tuple[Directory, ...]
-    apply: Callable[[], None]
+    `edits` are the entries that it sets, each by its directory and key, or takes away (None). It builds on every
+    change before it that has an entry in common with it.
+    """
+
+    edits: tuple[tuple[Directory, str, tuple[str, Node] | None], ...]
+
+    def places(self) -> set[tuple[int, str]]:
+        """Which entries it is about."""
+        return {(id(directory), key) for directory, key, _ in self.edits}
+
+    def apply(self) -> None:
+        """Make it durable."""
+        for directory, key, entry in self.edits:
+            if entry is None:
+                directory.durable.pop(key, None)
+            else:
+                directory.durable[key] = entry
 
 
 class Tree:
@@ -126,22 +141,14 @@ class Tree:
         directory.write_time_ns = self.tick()
         if isinstance(node, FileNode):
             node.links += 1
-
-        def apply() -> None:
-            directory.durable[key] = entry
-
-        self._changed((directory,), apply)
+        self._changed((directory, key, entry))
 
     def remove(self, path: str) -> None:
         """Take a name away."""
         directory, key = self._directory_of(path), self._key(last_part(path))
         _, node = directory.entries.pop(key)
         directory.write_time_ns = self.tick()
-
-        def apply() -> None:
-            directory.durable.pop(key, None)
-
-        self._changed((directory,), apply)
+        self._changed((directory, key, None))
         self._unlinked(node)
 
     def rename(self, source: str, target: str) -> None:
@@ -153,32 +160,39 @@ class Tree:
         entry = (last_part(target), node)
         new.entries[new_key] = entry
         old.write_time_ns = new.write_time_ns = self.tick()
-
-        def apply() -> None:
-            old.durable.pop(old_key, None)
-            new.durable[new_key] = entry
-
-        self._changed((old, new), apply)
+        self._changed((old, old_key, None), (new, new_key, entry))
         if replaced is not None:
             self._unlinked(replaced[1])
 
     def flush_names(self, directory: Directory) -> None:
         """Make the changes of names in `directory` durable, and with each of them all that it builds on."""
-        wanted, chosen = {id(directory)}, set()
-        for position in range(len(self._pending) - 1, -1, -1):
-            touched = {id(d) for d in self._pending[position].directories}
-            if touched & wanted:
-                wanted |= touched
-                chosen.add(position)
-        for position in sorted(chosen):
-            self._pending[position].apply()
-        self._pending = [change for position, change in enumerate(self._pending) if position not in chosen]
+        self._make_durable(lambda change: any(place is directory for place, _, _ in change.edits))
+
+    def _make_durable(self, wanted: Callable[[NameChange], bool]) -> None:
+        """Make the `wanted` changes of names durable, and those that they build on."""
+        places: set[tuple[int, str]] = set()
+        chosen: list[NameChange] = []
+        left: list[NameChange] = []
+        for change in reversed(self._pending):
+            if wanted(change) or not places.isdisjoint(change.places()):
+                places |= change.places()
+                chosen.append(change)
+            else:
+                left.append(change)
+        for change in reversed(chosen):
+            change.apply()
+        self._pending = left[::-1]
 
     def crash(self, luck: Random | None) -> None:
-        """Go back to what is durable; with `luck`, the first few of the pending changes of names survive too."""
+        """Go back to what is durable; with `luck`, some of the pending changes of names survive too: the first few, or
+        any of them together with all that they build on."""
         if luck is not None:
-            for change in self._pending[: luck.randint(0, len(self._pending))]:
-                change.apply()
+            if luck.random() < 0.5:
+                self._pending = self._pending[: luck.randint(0, len(self._pending))]
+                self._make_durable(lambda change: True)
+            else:
+                share = luck.random()
+                self._make_durable(lambda change: luck.random() < share)
         self._pending.clear()
         self._files = list(_restore(self.root))
         for node in self._files:
@@ -197,9 +211,9 @@ class Tree:
             node.links -= 1
             self.reclaim(node)
 
-    def _changed(self, directories: tuple[Directory, ...], apply: Callable[[], None]) -> None:
+    def _changed(self, *edits: tuple[Directory, str, tuple[str, Node] | None]) -> None:
         if self.volatile:
-            self._pending.append(NameChange(directories, apply))
+            self._pending.append(NameChange(edits))
 
     def _directory_of(self, path: str) -> Directory:
         node = self.find(parent(path))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 
 from replicad.model.errors import OutOfSpaceError
 from replicad.model.extents import Extent, clip, normalise
 
 PAGE_BYTES = 64 * 1024
+SECTOR_BYTES = 512
+"""What reaches a storage medium whole or not at all."""
 _ZEROS = bytes(PAGE_BYTES)
 
 
@@ -33,8 +36,8 @@ class Room:
 class SparseBytes:
     """A growing array of bytes in pages; a page that is missing reads as zeros.
 
-    With `volatile`, it remembers the state at the last `flush` beside the present one. Pages are immutable, so
-    that the two share what has not changed. Bytes of a page beyond the size are always zero.
+    With `volatile`, it remembers the state at the last `flush` and what each page and the size have been since. Pages
+    are immutable, so that all of these share what has not changed. Bytes of a page beyond the size are always zero.
     """
 
     def __init__(self, room: Room, *, volatile: bool) -> None:
@@ -44,7 +47,8 @@ class SparseBytes:
         self._volatile = volatile
         self._durable_size = 0
         self._durable_pages: dict[int, bytes] = {}
-        self._dirty: set[int] = set()
+        self._unflushed: dict[int, list[bytes | None]] = {}
+        self._unflushed_sizes: list[int] = []
 
     def read_into(self, view: memoryview, offset: int) -> int:
         """Fill `view` from `offset`; the number of bytes that lie below the size."""
@@ -66,7 +70,7 @@ class SparseBytes:
             length = min(PAGE_BYTES - start, len(data) - done)
             self._patch(index, start, data[done : done + length])
             done += length
-            self.size = max(self.size, offset + done)
+            self._resize(max(self.size, offset + done))
 
     def zero(self, offset: int, length: int, *, free: bool) -> None:
         """Make the range read as zeros; whole pages are dropped if `free`, else written with zeros."""
@@ -92,7 +96,7 @@ class SparseBytes:
     def set_size(self, size: int) -> None:
         """Cut or grow with zeros."""
         self._cut(size)
-        self.size = size
+        self._resize(size)
 
     def extents(self) -> list[Extent]:
         """The pages that are there, as a normal sequence below the size."""
@@ -100,33 +104,37 @@ class SparseBytes:
 
     def flush(self) -> None:
         """Make the present state the one that a crash leaves."""
-        for index in self._dirty:
+        for index in self._unflushed:
             if index in self.pages:
                 self._durable_pages[index] = self.pages[index]
             else:
                 self._durable_pages.pop(index, None)
-        self._dirty.clear()
         self._durable_size = self.size
+        self._unflushed.clear()
+        self._unflushed_sizes.clear()
 
     def crash(self, luck: Random | None) -> None:
-        """Go back to the last flush; with `luck`, each page written since then may have survived on its own."""
-        before, size = self.pages, self.size
+        """Go back to the last flush; with `luck`, each sector may hold anything that it has held since then, and the
+        size may be any that it has been, whatever was written in which order."""
         self.pages = dict(self._durable_pages)
         self.size = self._durable_size
         if luck is not None:
-            self.size = luck.choice((self._durable_size, size))
-            for index in sorted(self._dirty):
-                if luck.random() < 0.5:
-                    self._restore(index, before.get(index))
+            self.size = luck.choice((self._durable_size, *self._unflushed_sizes))
+            for index, versions in sorted(self._unflushed.items()):
+                page = _survivor([self._durable_pages.get(index), *versions], luck)
+                if page is None:
+                    self.pages.pop(index, None)
+                else:
+                    self.pages[index] = page
         self._cut(self.size)
-        self._dirty.clear()
         self._durable_pages, self._durable_size = dict(self.pages), self.size
+        self._unflushed.clear()
+        self._unflushed_sizes.clear()
 
-    def _restore(self, index: int, page: bytes | None) -> None:
-        if page is None:
-            self.pages.pop(index, None)
-        else:
-            self.pages[index] = page
+    def _resize(self, size: int) -> None:
+        if self._volatile and size != self.size:
+            self._unflushed_sizes.append(size)
+        self.size = size
 
     def _patch(self, index: int, start: int, data: memoryview) -> None:
         old = self.pages.get(index)
@@ -143,7 +151,7 @@ class SparseBytes:
 
     def _touch(self, index: int) -> None:
         if self._volatile:
-            self._dirty.add(index)
+            self._unflushed.setdefault(index, []).append(self.pages.get(index))
 
     def _cut(self, size: int) -> None:
         last, tail = divmod(size, PAGE_BYTES)
@@ -151,3 +159,16 @@ class SparseBytes:
             self._drop(index)
         if last in self.pages and any(self.pages[last][tail:]):
             self._patch(last, tail, memoryview(_ZEROS)[tail:])
+
+
+def _survivor(versions: list[bytes | None], luck: Random) -> bytes | None:
+    """What is left of a page that has had these versions, the durable one first: mostly one of them, else stretches of
+    sectors from several."""
+    if luck.random() < 0.7:
+        return luck.choice(versions)
+    cuts = sorted(luck.sample(range(SECTOR_BYTES, PAGE_BYTES, SECTOR_BYTES), luck.randint(1, 4)))
+    parts = []
+    for start, end in pairwise((0, *cuts, PAGE_BYTES)):
+        version = luck.choice(versions)
+        parts.append((version if version is not None else _ZEROS)[start:end])
+    return b"".join(parts)

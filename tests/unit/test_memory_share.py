@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from random import Random
 
 import pytest
@@ -17,6 +18,7 @@ from replicad.model.errors import (
 from replicad.model.extents import Extent
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import CopyRange, LockHolder, OpenMode, Share
+from replicad.storage.sparse import SECTOR_BYTES
 
 PAGE = 64 * 1024
 HOLDER = LockHolder("host-가", "m", "b", 7, "1", "2026-01-02T03:04:05Z")
@@ -190,7 +192,7 @@ async def test_a_file_in_a_directory_whose_own_name_was_not_flushed_is_gone_with
         await share.stat("vm")
 
 
-async def test_with_luck_each_unflushed_page_survives_on_its_own() -> None:
+async def test_with_luck_each_unflushed_sector_survives_on_its_own() -> None:
     seen = set()
     for seed in range(64):
         share = MemoryShare(volatile=True)
@@ -200,6 +202,41 @@ async def test_with_luck_each_unflushed_page_survives_on_its_own() -> None:
             await file.write(b"n" * 3 * PAGE, 0)
         share.crash(Random(seed))
         after = await content(share, "a")
-        assert all(len(set(after[i : i + PAGE])) == 1 for i in range(0, 3 * PAGE, PAGE))
-        seen.add(after[::PAGE])
-    assert len(seen) == 8
+        sectors = [after[start : start + SECTOR_BYTES] for start in range(0, 3 * PAGE, SECTOR_BYTES)]
+        assert all(len(set(sector)) == 1 for sector in sectors)
+        pages = [set(after[start : start + PAGE]) for start in range(0, 3 * PAGE, PAGE)]
+        seen.add(tuple(page.pop() if len(page) == 1 else None for page in pages))
+    assert {pages for pages in seen if None not in pages} == set(product(b"on", repeat=3))
+    assert any(None in pages for pages in seen)
+
+
+async def test_with_luck_a_file_may_be_as_it_was_at_any_moment_since_it_was_flushed() -> None:
+    seen = set()
+    for seed in range(64):
+        share = MemoryShare(volatile=True)
+        await put(share, "a", b"1" * 10)
+        await share.flush_directory("")
+        async with await share.open("a", OpenMode.WRITE) as file:
+            await file.write(b"2" * 10, 0)
+            await file.set_size(5)
+            await file.write(b"3" * 20, 0)
+        share.crash(Random(seed))
+        after = await content(share, "a")
+        seen.add((after[:1], len(after)))
+    assert seen == set(product((b"1", b"2", b"3"), (5, 10, 20)))
+
+
+async def test_with_luck_a_later_change_of_names_may_survive_without_an_earlier_one_that_it_does_not_build_on() -> None:
+    seen = set()
+    for seed in range(200):
+        share = MemoryShare(volatile=True)
+        for name in ("a.tmp", "b.tmp"):
+            await put(share, name, name.encode())
+        await share.flush_directory("")
+        await share.rename("a.tmp", "a")
+        await share.rename("b.tmp", "b")
+        await share.rename("b", "c")
+        share.crash(Random(seed))
+        seen.add(tuple(entry.name for entry in await share.list("")))
+    firsts, seconds = ("a.tmp", "a"), ("b.tmp", "b", "c")
+    assert seen == {tuple(sorted(names)) for names in product(firsts, seconds)}
