@@ -13,11 +13,11 @@ from replicad.replica.layout import Layout
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
 from replicad.workflows.verify import verify
-from tests.support.faulty import Fault, FaultyShare, When, crashes
+from tests.support.dying import die, writes_disk
+from tests.support.faulty import FaultyShare, When
 from tests.support.world import CHUNK, VM, World, digests, memory_world, read_tree
 
 T = TypeVar("T")
-Choice = Callable[[str], bool]
 
 
 @pytest.fixture(autouse=True)
@@ -26,35 +26,6 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("replicad.replica.disk_update._FLUSH_EVERY_BYTES", 1)
     monkeypatch.setattr("replicad.replica.disk_update.BATCH_CHUNKS", 1)
     monkeypatch.setattr("replicad.workflows.collecting.BATCH_CHUNKS", 1)
-
-
-class DyingShare(FaultyShare):
-    """Crashes in the nth of the changes that `choice` takes."""
-
-    def __init__(self, inner: MemoryShare, choice: Choice, nth: int, when: When) -> None:
-        super().__init__(inner)
-        self._choice, self._left, self._when = choice, nth, when
-
-    async def change(
-        self, what: str, whole: Callable[[], Awaitable[T]], half: Callable[[], Awaitable[object]] | None = None
-    ) -> T:
-        if self._choice(what):
-            self._left -= 1
-            if self._left == 0:
-                self.faults[len(self.log) + 1] = Fault(self._when)
-        return await super().change(what, whole, half)
-
-
-def writes_disk(what: str) -> bool:
-    return what.startswith("write") and ".updating" in what
-
-
-async def die(world: World, choice: Choice, nth: int = 1, when: When = When.TORN, *, resync: bool = False) -> None:
-    share = world.replica
-    assert isinstance(share, MemoryShare)
-    world.replica = DyingShare(share.view(), choice, nth, when)
-    assert await crashes(world.sync(resync=resync))
-    world.replica = share.view()
 
 
 def some_bytes(chunks: int, seed: int = 1) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any, Self, TypeVar
 from replicad.model.errors import ReplicadError
 from replicad.model.extents import Extent
 from replicad.storage.decorated import DecoratedFile, DecoratedShare, innermost
-from replicad.storage.memory import MemoryShare
+from replicad.storage.memory import MemoryFile, MemoryLock, MemoryShare
 from replicad.storage.port import (
     Buffer,
     Capabilities,
@@ -102,14 +102,18 @@ class FaultyShare(DecoratedShare):
             self.alive()
             return result
         if fault.when is When.AFTER:
-            await whole()
+            await _give_back(await whole())
         elif fault.when is When.TORN and half is not None:
             await half()
         self.alive()
+        self.struck()
         if fault.error is not None:
             raise fault.error
         self.crash()
         raise Crash
+
+    def struck(self) -> None:
+        """What else happens in the moment of a fault, before its error is raised or the process crashes."""
 
     def crash(self) -> None:
         """End this process's life."""
@@ -120,25 +124,23 @@ class FaultyShare(DecoratedShare):
         if isinstance(below, MemoryShare):
             below.die()
 
-    async def look(self, call: Awaitable[T]) -> T:
+    async def look(self, call: Callable[[], Awaitable[T]]) -> T:
         """Make a call that changes nothing."""
-        result = await call
+        self.alive()
+        result = await call()
         self.alive()
         return result
 
     async def open(self, path: str, mode: OpenMode) -> ShareFile:
         if mode is OpenMode.CREATE:
             return FaultyFile(self, await self.change(f"create {path}", lambda: self.inner.open(path, mode)))
-        self.alive()
-        return FaultyFile(self, await self.look(self.inner.open(path, mode)))
+        return FaultyFile(self, await self.look(lambda: self.inner.open(path, mode)))
 
     async def stat(self, path: str) -> Stat:
-        self.alive()
-        return await self.look(self.inner.stat(path))
+        return await self.look(lambda: self.inner.stat(path))
 
     async def list(self, path: str) -> builtins.list[Stat]:
-        self.alive()
-        return await self.look(self.inner.list(path))
+        return await self.look(lambda: self.inner.list(path))
 
     async def make_dir(self, path: str) -> None:
         await self.change(f"make_dir {path}", lambda: self.inner.make_dir(path))
@@ -153,19 +155,16 @@ class FaultyShare(DecoratedShare):
         await self.change(f"flush_directory {path}", lambda: self.inner.flush_directory(path))
 
     async def free_bytes(self) -> int:
-        self.alive()
-        return await self.look(self.inner.free_bytes())
+        return await self.look(self.inner.free_bytes)
 
     async def lock(self, path: str, holder: LockHolder) -> ShareLock:
         return FaultyLock(self, await self.change(f"lock {path}", lambda: self.inner.lock(path, holder)), path)
 
     async def lock_holder(self, path: str) -> LockHolder | None:
-        self.alive()
-        return await self.look(self.inner.lock_holder(path))
+        return await self.look(lambda: self.inner.lock_holder(path))
 
     async def capabilities(self) -> Capabilities:
-        self.alive()
-        return await self.look(self.inner.capabilities())
+        return await self.look(self.inner.capabilities)
 
     async def close(self) -> None:
         self.alive()
@@ -180,8 +179,7 @@ class FaultyFile(DecoratedFile):
         self._share = share
 
     async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
-        self._share.alive()
-        return await self._share.look(self.inner.read_into(buffer, offset))
+        return await self._share.look(lambda: self.inner.read_into(buffer, offset))
 
     async def write(self, data: Buffer, offset: int) -> None:
         view = memoryview(data).cast("B")
@@ -207,8 +205,7 @@ class FaultyFile(DecoratedFile):
         )
 
     async def allocated_extents(self) -> list[Extent]:
-        self._share.alive()
-        return await self._share.look(self.inner.allocated_extents())
+        return await self._share.look(self.inner.allocated_extents)
 
     async def flush(self) -> None:
         await self._share.change(f"flush {self.path}", self.inner.flush)
@@ -217,8 +214,7 @@ class FaultyFile(DecoratedFile):
         await self._share.change(f"set_size {self.path} to {size}", lambda: self.inner.set_size(size))
 
     async def identity(self) -> Identity:
-        self._share.alive()
-        return await self._share.look(self.inner.identity())
+        return await self._share.look(self.inner.identity)
 
     async def close(self) -> None:
         self._share.alive()
@@ -234,8 +230,7 @@ class FaultyLock:
         self._path = path
 
     async def check(self) -> None:
-        self._share.alive()
-        await self._share.look(self._inner.check())
+        await self._share.look(self._inner.check)
 
     async def release(self) -> None:
         await self._share.change(f"release {self._path}", self._inner.release)
@@ -247,6 +242,14 @@ class FaultyLock:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.release()
+
+
+async def _give_back(result: object) -> None:
+    """What a server does with a file or a lock whose opener it can't tell of it."""
+    if isinstance(result, MemoryFile):
+        await result.close()
+    elif isinstance(result, MemoryLock):
+        await result.release()
 
 
 def _half(ranges: Sequence[CopyRange]) -> list[CopyRange]:

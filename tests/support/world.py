@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -59,7 +59,7 @@ class World:
 
     source: Share
     replica: Share
-    hashing: ThreadPoolExecutor
+    hashing: Executor
     cache: Share | None = None
     seed: int = 1
     disks: dict[str, bytes] = field(default_factory=dict)

@@ -1,0 +1,44 @@
+"""Cycles that die at the nth of the calls that are chosen by what they do."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+from replicad.storage.memory import MemoryShare
+from tests.support.faulty import Fault, FaultyShare, When, crashes
+from tests.support.world import World
+
+T = TypeVar("T")
+Choice = Callable[[str], bool]
+
+
+class DyingShare(FaultyShare):
+    """Crashes in the nth of the changes that `choice` takes."""
+
+    def __init__(self, inner: MemoryShare, choice: Choice, nth: int, when: When) -> None:
+        super().__init__(inner)
+        self._choice, self._left, self._when = choice, nth, when
+
+    async def change(
+        self, what: str, whole: Callable[[], Awaitable[T]], half: Callable[[], Awaitable[object]] | None = None
+    ) -> T:
+        if self._choice(what):
+            self._left -= 1
+            if self._left == 0:
+                self.faults[len(self.log) + 1] = Fault(self._when)
+        return await super().change(what, whole, half)
+
+
+def writes_disk(what: str) -> bool:
+    """Whether a call writes to a disk that was there before."""
+    return what.startswith("write") and ".updating" in what
+
+
+async def die(world: World, choice: Choice, nth: int = 1, when: When = When.TORN, *, resync: bool = False) -> None:
+    """A cycle that dies there."""
+    share = world.replica
+    assert isinstance(share, MemoryShare)
+    world.replica = DyingShare(share.view(), choice, nth, when)
+    assert await crashes(world.sync(resync=resync))
+    world.replica = share.view()
