@@ -141,6 +141,12 @@ def undo_path(name: str) -> str | None:
         return None
 
 
+def is_of_cycle(name: str) -> bool:
+    """Whether a file of this name in a pending directory is one that a cycle puts there."""
+    records = ("cycle.json", "point.json", "point.copy.json")
+    return name.removesuffix(".tmp") in records or undo_path(name) is not None
+
+
 def pending_number(name: str) -> int | None:
     """The number of a pending point's directory; None for any other name."""
     match = re.fullmatch(rf"({_NUMBER})\.pending", name)

@@ -13,12 +13,12 @@ from replicad.model.errors import ConflictError, FormatVersionError, IntegrityEr
 from replicad.model.manifest import ZERO_HASH
 from replicad.model.names import join, last_part, parent, path_on
 from replicad.model.points import FORMAT_VERSION, Change, CycleRecord, RecoveryPoint
-from replicad.storage.documents import exists, remove_tree
+from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, ShareFile
 
 from .directory import Replica, list_numbers, read_cycle, read_finished_pending, read_point
 from .hashing import hash_chunk
-from .layout import disk_key, manifest_name, undo_path
+from .layout import disk_key, is_of_cycle, manifest_name, undo_path
 from .undo_log import UndoIndex, index_undo_log, read_file_header, read_hash, resume_undo_log
 
 
@@ -193,8 +193,15 @@ async def undo_all_but(
 
 
 async def _drop_pending(replica: Replica, number: int) -> None:
-    await remove_tree(replica.share, replica.layout.pending_dir(number))
-    await replica.share.flush_directory(replica.layout.points_dir)
+    """The directory stays if anything is in it that no cycle puts there, and the next cycle takes it over."""
+    share, directory = replica.share, replica.layout.pending_dir(number)
+    entries = await share.list(directory)
+    ours = [entry.name for entry in entries if is_of_cycle(entry.name) and not entry.is_dir]
+    for name in ours:
+        await share.remove(join(directory, name))
+    if len(ours) == len(entries):
+        await share.remove(directory)
+        await share.flush_directory(replica.layout.points_dir)
 
 
 async def _roll_back_disk(replica: Replica, pending: str, path: str, *, accept_loss: bool) -> list[int]:

@@ -1,0 +1,40 @@
+"""What is put away of a cycle, what is not, and what a server that lost its memory brings back."""
+
+from __future__ import annotations
+
+from random import Random
+
+from replicad.replica.layout import Layout
+from replicad.replica.recovery import recover, roll_back
+from replicad.workflows.opening import opened_replica
+from tests.support.dying import die, writes_disk
+from tests.support.files import get, put
+from tests.support.world import CHUNK, VM, World, memory_world
+
+_LAYOUT = Layout(VM)
+_FOREIGN = b"somebody else's: notes"
+
+
+async def _interrupted(world: World) -> str:
+    """A cycle that was interrupted; returns the path of a file that somebody put into its directory."""
+    await world.put("a.vhd", Random(1).randbytes(2 * CHUNK))
+    await world.sync()
+    await world.put("a.vhd", Random(2).randbytes(2 * CHUNK))
+    await die(world, writes_disk)
+    path = f"{_LAYOUT.pending_dir(2)}/메모.txt"
+    await put(world.replica, path, _FOREIGN)
+    return path
+
+
+async def test_file_of_somebody_else_outlives_the_cycle_in_whose_directory_it_is() -> None:
+    async with memory_world() as world:
+        path = await _interrupted(world)
+        async with opened_replica(world.replica, VM, None, world.context()) as opened:
+            await roll_back(opened.replica, await recover(opened.replica))
+            assert (await recover(opened.replica)).pending is None
+        assert await get(world.replica, path) == _FOREIGN
+        assert [entry.name for entry in await world.replica.list(_LAYOUT.pending_dir(2))] == ["메모.txt"]
+        report = await world.sync()
+        assert (report.point.number, report.resumed) == (2, False)
+        assert await get(world.replica, f"{_LAYOUT.point_dir(2)}/메모.txt") == _FOREIGN
+        await world.check_all_points()
