@@ -42,6 +42,7 @@ async def recover(replica: Replica) -> Standing:
         if latest is not None:
             await settle(replica, latest)
         return Standing(latest, None)
+    await _drop_what_came_back(replica, numbers.latest)
     finished = await read_finished_pending(replica, numbers.pending)
     # One of another generation was refused at its commit: its disks are gone on with, as if it had not been finished.
     if finished is not None and finished.generation == replica.record.generation:
@@ -126,16 +127,30 @@ async def settle(replica: Replica, latest: RecoveryPoint) -> None:
         await share.flush_directory(directory)
     await _drop_old_manifests(replica, latest)
     await _drop_journals(replica, latest)
+    await _drop_what_came_back(replica, latest.previous)
 
 
-async def _drop_journals(replica: Replica, latest: RecoveryPoint) -> None:
-    """What only an interrupted cycle needs: its record, and the logs of disks that had no state before."""
-    layout, directory = replica.layout, replica.layout.point_dir(latest.number)
-    wanted = {layout.undo(directory, d.path) for d in latest.disks if d.undo is not None}
-    for entry in await replica.share.list(directory):
-        path = join(directory, entry.name)
-        if path == layout.cycle_record(directory) or (undo_path(entry.name) and path not in wanted):
-            await replica.share.remove(path)
+async def _drop_journals(replica: Replica, point: RecoveryPoint) -> None:
+    """What only an interrupted cycle needs: the logs of disks that had no state before, and its record, which goes
+    last: as long as it is there, this is done again."""
+    share, layout, directory = replica.share, replica.layout, replica.layout.point_dir(point.number)
+    wanted = {layout.undo(directory, d.path) for d in point.disks if d.undo is not None}
+    names = {entry.name: join(directory, entry.name) for entry in await share.list(directory)}
+    journals = [path for name, path in names.items() if undo_path(name) and path not in wanted]
+    for path in journals:
+        await share.remove(path)
+    if journals:
+        await share.flush_directory(directory)
+    if layout.cycle_record(directory) in names.values():
+        await share.remove(layout.cycle_record(directory))
+
+
+async def _drop_what_came_back(replica: Replica, number: int | None) -> None:
+    """Put the journals of a point away once more, if the server forgot that it had removed them."""
+    if number is not None and await exists(
+        replica.share, replica.layout.cycle_record(replica.layout.point_dir(number))
+    ):
+        await _drop_journals(replica, await read_point(replica, number))
 
 
 async def _names_beside(replica: Replica, paths: list[str]) -> set[str]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from random import Random
 
+import pytest
+
 from replicad.replica.layout import Layout
 from replicad.replica.recovery import recover, roll_back
+from replicad.storage.memory import MemoryShare
 from replicad.workflows.opening import opened_replica
 from tests.support.dying import die, writes_disk
 from tests.support.files import get, put
+from tests.support.invariants import check_nothing_left_over
 from tests.support.world import CHUNK, VM, World, memory_world
 
 _LAYOUT = Layout(VM)
@@ -38,3 +42,22 @@ async def test_file_of_somebody_else_outlives_the_cycle_in_whose_directory_it_is
         assert (report.point.number, report.resumed) == (2, False)
         assert await get(world.replica, f"{_LAYOUT.point_dir(2)}/메모.txt") == _FOREIGN
         await world.check_all_points()
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_journals_that_a_server_brings_back_are_put_away_again(seed: int) -> None:
+    async with memory_world() as world:
+        world.replica = share = MemoryShare(volatile=True)
+        for name in ("a.vhd", "b.vhd"):
+            await world.put(name, Random(1).randbytes(CHUNK))
+        await world.sync()  # its journals are those of new disks, and nobody needs them from here on
+        await world.put("a.vhd", Random(2).randbytes(CHUNK))
+        await die(world, writes_disk)
+        share.crash(Random(seed))
+        world.replica = share.view()
+        await world.sync()
+        await check_nothing_left_over(world)
+        share.crash(Random(seed))
+        world.replica = share.view()
+        await world.sync()
+        await check_nothing_left_over(world)

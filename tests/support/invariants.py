@@ -1,0 +1,157 @@
+"""The invariants of docs/invariants.md, as checks of a replica in memory at any moment."""
+
+from __future__ import annotations
+
+import builtins
+import json
+from contextlib import suppress
+from typing import Any
+
+from replicad.model.errors import AccessDeniedError, AlreadyExistsError, IntegrityError
+from replicad.model.names import join, parent
+from replicad.replica.directory import list_numbers, open_replica
+from replicad.replica.layout import Layout, disk_key, pending_number
+from replicad.storage.decorated import DecoratedShare
+from replicad.storage.documents import exists
+from replicad.storage.memory import MemoryShare
+from replicad.storage.port import LockHolder, OpenMode, Share, ShareFile, ShareLock
+from replicad.workflows.restore import restore
+from replicad.workflows.verify import verify
+from tests.support.files import put
+from tests.support.world import VM, World, digests, read_tree
+
+LAYOUT = Layout(VM)
+WORKING_SUFFIXES = (".updating", ".initial")
+
+
+class ReadOnlyShare(DecoratedShare):
+    """A share that we may read, and nothing else: asking for its lock is refused, and so is every change."""
+
+    async def open(self, path: str, mode: OpenMode) -> ShareFile:
+        if mode is not OpenMode.READ:
+            raise self._refused(f"open {path}")
+        return await self.inner.open(path, mode)
+
+    async def make_dir(self, path: str) -> None:
+        raise self._refused(f"make {path}")
+
+    async def rename(self, source: str, target: str, *, replace: bool = False) -> None:
+        raise self._refused(f"rename {source}")
+
+    async def remove(self, path: str) -> None:
+        raise self._refused(f"remove {path}")
+
+    async def flush_directory(self, path: str) -> None:
+        raise self._refused(f"flush {path}")
+
+    async def lock(self, path: str, holder: LockHolder) -> ShareLock:
+        raise AccessDeniedError("lock", path, "the share may only be read")
+
+    def _refused(self, what: str) -> AssertionError:
+        return AssertionError(f"a reader wanted to {what}")
+
+
+async def committed_points(share: Share) -> builtins.list[int]:
+    """The numbers of the points that a replica has; none if there is no replica."""
+    replica = await open_replica(share, VM)
+    return list((await list_numbers(replica)).committed) if replica is not None else []
+
+
+async def check_names(world: World, spoiled: bool) -> None:
+    """Invariant 2, looking at the directory without replicad: a disk that bears its own name is that of the latest
+    committed point. One that the latest point has no more may still lie there as it was in the point before."""
+    if spoiled or not await exists(world.replica, LAYOUT.disks_dir):
+        return
+    points = await world.replica.list(LAYOUT.points_dir) if await exists(world.replica, LAYOUT.points_dir) else []
+    names = [entry.name for entry in points]
+    latest = max((int(name) for name in names if name.isdecimal()), default=0)
+    allowed = {**world.history.get(latest - 1, {}), **world.history.get(latest, {})}
+    for path, data in (await read_tree(world.replica, LAYOUT.disks_dir)).items():
+        name = path.removeprefix(LAYOUT.disks_dir + "/")
+        if name.endswith(WORKING_SUFFIXES) or data.startswith(_FOREIGN):
+            continue
+        assert name in allowed, f"{name} has its own name and no committed point has it"
+        assert digests({name: data}) == digests({name: allowed[name]}), f"{name} is visible and not what was committed"
+
+
+async def check_points(world: World, share: Share, spoiled: bool) -> None:
+    """Invariant 1: every committed point reads as what the source held then, or, on a replica that was damaged before,
+    is refused as damaged."""
+    for number in await committed_points(share):
+        target = MemoryShare()
+        try:
+            await restore(share, VM, number, target, world.context())
+        except IntegrityError:
+            if spoiled:
+                continue
+            raise
+        found, wanted = digests(await read_tree(target)), digests(world.history[number])
+        assert found == wanted, f"point {number} does not read as it was"
+
+
+async def check_seen_by_a_reader(world: World, spoiled: bool) -> None:
+    """The same at this very moment, for somebody who can't bring the replica into order."""
+    await check_points(world, ReadOnlyShare(world.replica), spoiled)
+
+
+_FOREIGN = b"somebody else's: "
+
+
+async def plant_foreign_files(share: Share) -> dict[str, bytes]:
+    """Put a file that is none of ours into every directory of a share, durable; their contents by path."""
+    planted: dict[str, bytes] = {}
+    directories = ["", *sorted({d for path in await read_tree(share) for d in _above(path)})]
+    for directory in directories:
+        path = join(directory, "누구의 파일 🗒.txt")
+        with suppress(AlreadyExistsError):
+            planted[path] = _FOREIGN + path.encode()
+            await put(share, path, planted[path])
+            await share.flush_directory(directory)
+    return planted
+
+
+def _above(path: str) -> builtins.list[str]:
+    found = []
+    while path := parent(path):
+        found.append(path)
+    return found
+
+
+async def check_foreign_files(share: Share, planted: dict[str, bytes]) -> None:
+    """Invariant 5. One that lies in the directory of a cycle under way goes with that when it becomes a point."""
+    found = set((await read_tree(share)).values())
+    gone = [path for path, data in planted.items() if data not in found]
+    assert not gone, f"{gone} was not replicad's, and is gone"
+
+
+async def check_nothing_left_over(world: World) -> None:
+    """After a cycle that ended well: the files of the format that the points' records account for, and no others."""
+    files = await read_tree(world.replica)
+    ours = {path for path, data in files.items() if not data.startswith(_FOREIGN)}
+    records: dict[int, dict[str, Any]] = {}
+    for number in await committed_points(world.replica):
+        records[number] = json.loads(files[LAYOUT.point_record(LAYOUT.point_dir(number))])
+    wanted = {path for number, record in records.items() for path in files_of_point(number, record)}
+    wanted |= files_of_replica(records[max(records)])
+    assert ours == wanted, f"left over: {sorted(ours - wanted)}, missing: {sorted(wanted - ours)}"
+    pending = [entry.name for entry in await world.replica.list(LAYOUT.points_dir) if pending_number(entry.name)]
+    assert not pending, f"{pending} is left over"
+    assert (await verify(world.replica, VM, None, world.context())).damages == []
+
+
+def files_of_replica(latest: dict[str, Any]) -> set[str]:
+    """The files that a replica at rest has once, whose latest point has this record."""
+    found = {LAYOUT.record, LAYOUT.recovery_text}
+    for disk in latest["disks"]:
+        found |= {LAYOUT.disk(disk["path"]), LAYOUT.manifest(disk["path"], disk["manifest"]["point"])}
+    return found
+
+
+def files_of_point(number: int, record: dict[str, Any]) -> set[str]:
+    """The files in the directory of a point that has this record."""
+    directory = LAYOUT.point_dir(number)
+    found = {LAYOUT.point_record(directory)}
+    found |= {LAYOUT.undo(directory, disk["path"]) for disk in record["disks"] if disk["undo"]}
+    for disk in record["removed"]:
+        found |= {f"{directory}/{disk_key(disk['path'])}{suffix}" for suffix in (".removed", ".xxh3")}
+    return found
