@@ -16,7 +16,7 @@ from replicad.model.chunks import chunk_count, chunk_length
 from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import Manifest, ManifestEdit
 from replicad.model.names import path_on
-from replicad.model.points import DiskState, RecoveryPoint
+from replicad.model.points import Change, DiskState, RecoveryPoint
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, ShareFile
 
@@ -159,7 +159,7 @@ async def open_point_disk(
     if state is None:
         raise NotFoundError("find", f"disk {disk_id} in point {points[0].number}", "the point has no such disk")
     async with AsyncExitStack() as files:
-        base = await _find_base(replica, points, disk_id)
+        base = await _find_base(replica, points, disk_id, pending)
         owner = replica.owner(disk_id)
         manifest = await read_manifest(replica.share, base.manifest_path, owner, base.state.manifest.digest)
         base_file = await files.enter_async_context(await replica.share.open(base.path, OpenMode.READ))
@@ -187,7 +187,7 @@ async def open_point_disk(
         return disk
 
 
-async def _find_base(replica: Replica, points: list[RecoveryPoint], disk_id: str) -> _Base:
+async def _find_base(replica: Replica, points: list[RecoveryPoint], disk_id: str, pending: int | None) -> _Base:
     layout, last = replica.layout, points[0].disk(disk_id)
     for point in points:
         state = point.disk(disk_id)
@@ -207,7 +207,10 @@ async def _find_base(replica: Replica, points: list[RecoveryPoint], disk_id: str
     if last is None:
         raise NotFoundError("find", f"disk {disk_id} in {replica.name}", "no point has it")
     own = layout.disk(last.path)
-    places = (layout.updating(last.path), own, layout.initial(last.path))
+    places = [layout.updating(last.path), own]
+    if last.change is Change.INITIAL and pending is None:
+        # Where the share does not tell cases apart, its own name may still be that of a disk that is gone.
+        places.insert(0, layout.initial(last.path))
     return _Base(await _first_there(replica, places, own), layout.manifest(last.path, last.manifest.point), last, True)
 
 

@@ -8,11 +8,13 @@ import pytest
 
 from replicad.replica.layout import Layout
 from replicad.replica.recovery import recover, roll_back
+from replicad.storage.documents import exists
 from replicad.storage.memory import MemoryShare
 from replicad.workflows.opening import opened_replica
 from tests.support.dying import die, writes_disk
+from tests.support.faulty import When
 from tests.support.files import get, put
-from tests.support.invariants import check_nothing_left_over
+from tests.support.invariants import check_nothing_left_over, check_seen_by_a_reader
 from tests.support.world import CHUNK, VM, World, memory_world
 
 _LAYOUT = Layout(VM)
@@ -61,3 +63,29 @@ async def test_journals_that_a_server_brings_back_are_put_away_again(seed: int) 
         world.replica = share.view()
         await world.sync()
         await check_nothing_left_over(world)
+
+
+async def test_disk_whose_name_changed_in_case_only_is_read_right_before_it_has_its_name() -> None:
+    async with memory_world() as world:
+        world.replica = share = MemoryShare(case_sensitive=False)
+        await world.put("disk.vhd", Random(1).randbytes(2 * CHUNK))
+        await world.sync()
+        await world.drop("disk.vhd")
+        await world.put("DISK.vhd", Random(2).randbytes(2 * CHUNK))
+        await die(world, lambda what: what.endswith(f" to {_LAYOUT.point_dir(2)}"), when=When.AFTER)
+        world.history[2] = dict(world.disks)
+        assert await exists(share, _LAYOUT.initial("DISK.vhd"))
+        await check_seen_by_a_reader(world, spoiled=False)
+        await world.check_all_points()
+
+
+async def test_first_sending_of_a_name_in_another_case_does_not_hide_the_disk_of_the_latest_point() -> None:
+    async with memory_world() as world:
+        world.replica = MemoryShare(case_sensitive=False)
+        await world.put("disk.vhd", Random(1).randbytes(2 * CHUNK))
+        await world.sync()
+        await world.drop("disk.vhd")
+        await world.put("DISK.vhd", Random(2).randbytes(2 * CHUNK))
+        await die(world, lambda what: what.startswith("write") and ".initial" in what)
+        await check_seen_by_a_reader(world, spoiled=False)
+        await world.check_all_points()
