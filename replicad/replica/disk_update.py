@@ -29,6 +29,8 @@ from .undo_log import UndoLog, create_undo_log, read_batches, read_file_header, 
 
 BATCH_CHUNKS = 256
 _FLUSH_EVERY_BYTES = 256 * 1024 * 1024
+_WORTH_NOTING_BYTES = 16 * 1024 * 1024
+"""To note that so much is durable takes less than to send it again."""
 WRITES_AT_ONCE = 4
 """Of all batches together."""
 _LARGE_BYTES = 4 * 1024 * 1024
@@ -92,8 +94,16 @@ class _Working:
     written_batches: int = 0
     """So many from the first on are written whole."""
     unflushed_bytes: int = 0
+    unnoted_bytes: int = 0
+    """Flushed, and no batch says so yet."""
     _ahead: set[int] = field(default_factory=set)
     """Those that were written before one before them."""
+
+    async def append(self, entries: tuple[UndoEntry, ...]) -> None:
+        """Add a batch to the log, which also says what is durable. Durable on return."""
+        unnoted_bytes = self.unnoted_bytes
+        await self.log.append(entries, self.durable_batches, self.disk)
+        self.unnoted_bytes -= unnoted_bytes
 
     async def took(self, batch: int, sent_bytes: int) -> None:
         """The `batch`-th batch of the log is written. Flushes from time to time."""
@@ -108,9 +118,16 @@ class _Working:
     async def flush(self) -> None:
         """Make what was written durable, and have the log's next batch say so."""
         # What is written or saved meanwhile is not in it.
-        batches, self.unflushed_bytes = self.written_batches, 0
+        batches, sent_bytes = self.written_batches, self.unflushed_bytes
+        self.unflushed_bytes = 0
         await self.disk.flush()
         self.durable_batches = max(self.durable_batches, batches)
+        self.unnoted_bytes += sent_bytes
+
+    async def note(self) -> None:
+        """Have the log say what is durable, if that is much."""
+        if self.unnoted_bytes >= _WORTH_NOTING_BYTES:
+            await self.log.note(self.durable_batches, self.disk)
 
 
 class DiskUpdate:
@@ -225,14 +242,14 @@ class DiskUpdate:
                 UndoEntry(index, EntryKind.AGAIN, ZERO_HASH, NOT_WRITTEN)
                 for index in doubts[start : start + MAX_ENTRIES]
             )
-            await working.log.append(entries, working.durable_batches, working.disk)
+            await working.append(entries)
 
     async def save(self, stretches: Sequence[Stretch]) -> SavedBatch:
         """Save what these stretches overwrite: at most BATCH_CHUNKS chunks, each once, ascending. Durable on return."""
         await self._still_ours()
         working = await self._opened()
         entries = tuple(entry for s in stretches for entry in self.known.entries(s.first, s.hashes))
-        await working.log.append(entries, working.durable_batches, working.disk)
+        await working.append(entries)
         for stretch in stretches:
             self.known.writing(stretch.first, stretch.count)
         return SavedBatch(stretches, working.log.batches)
@@ -323,11 +340,13 @@ class DiskUpdate:
         for start in range(0, len(cut_off), BATCH_CHUNKS):
             await self._still_ours()
             entries = tuple(self.known.entry(i, NOT_WRITTEN) for i in cut_off[start : start + BATCH_CHUNKS])
-            await working.log.append(entries, working.durable_batches, working.disk)
+            await working.append(entries)
         if (await working.disk.identity()).size_bytes != self._target.size_bytes:
             await working.disk.set_size(self._target.size_bytes)
         working.written_batches = working.log.batches
         await working.flush()
+        # Other disks may take hours yet, and the commit may fail.
+        await working.note()
         undo = None if self._target.is_new else working.log.reference()
         return UpdateResult(True, self.known.manifest(), undo, working.log.saved_bytes)
 

@@ -63,8 +63,14 @@ class UndoLog:
 
     async def distrust(self, disk: ShareFile) -> None:
         """Let nobody who goes on from here believe that the disk holds any of the new bytes; durable on return."""
+        await self.note(0, disk)
+
+    async def note(self, durable_batches: int, disk: ShareFile) -> None:
+        """Say how many batches are durable on the disk, without saving anything; only one chunk is in doubt then.
+        Durable on return."""
         if self.named_chunk is not None:
-            await self.append((UndoEntry(self.named_chunk, EntryKind.AGAIN, ZERO_HASH, NOT_WRITTEN),), 0, disk)
+            entry = UndoEntry(self.named_chunk, EntryKind.AGAIN, ZERO_HASH, NOT_WRITTEN)
+            await self.append((entry,), durable_batches, disk)
 
     async def append(self, entries: tuple[UndoEntry, ...], durable_batches: int, disk: ShareFile) -> None:
         """Add a batch, the share copying the old bytes of its SAVED entries out of `disk`; then flush.

@@ -11,6 +11,7 @@ from replicad.replica.layout import Layout
 from replicad.replica.recovery import recover
 from replicad.storage.documents import exists
 from replicad.storage.memory import MemoryShare
+from tests.support.dying import die
 from tests.support.faulty import Fault, FaultyShare, When, crashes
 from tests.support.world import CHUNK, VM, World, memory_world
 
@@ -50,6 +51,20 @@ async def test_what_reached_the_disk_durably_is_not_sent_again(monkeypatch: pyte
         # The last batch, and the one before if its writing was not over when the last one was saved.
         assert report.point.statistics.sent_bytes <= 2 * 256 * CHUNK
         await world.check_all_points()
+
+
+async def test_disk_that_was_finished_is_not_sent_again_when_the_commit_failed() -> None:
+    async with memory_world() as world:
+        for seed in (1, 2):
+            await world.put("a.vhd", Random(seed).randbytes(300 * CHUNK))
+            await world.put("new.vhd" if seed == 1 else "b.vhd", Random(seed).randbytes(300 * CHUNK))
+            for _ in range(2):
+                await die(world, lambda what: what.startswith("create") and "point.json" in what)
+            report = await world.sync()
+            assert report.resumed
+            # One chunk of a disk each time, that of the batch which says that all before it are durable.
+            assert report.point.statistics.sent_bytes <= 2 * 2 * CHUNK
+            await world.check_all_points()
 
 
 async def test_old_bytes_are_saved_only_once_however_often_a_cycle_is_interrupted() -> None:
