@@ -217,7 +217,7 @@ class DiskUpdate:
 
     async def _resume(self, disk: ShareFile, log_file: ShareFile, subject: str) -> _Working:
         resumed = await resume_undo_log(
-            log_file, self._header, disk, self._seed, subject, reads_back=self._target.reads_back
+            log_file, self._header, disk, self._previous, self._seed, subject, reads_back=self._target.reads_back
         )
         if resumed is None:
             # Torn at its very beginning: no chunk was overwritten, and the log begins anew.
@@ -227,10 +227,15 @@ class DiskUpdate:
         async for batch in read_batches(log_file, header, digest):
             for entry in batch.header.entries:
                 self.known.replay(entry, durable=batch.header.number < resumed.durable_batches)
+        for index in resumed.lost:
+            self.known.distrust(index)
         working = _Working(disk, log_file, resumed.log, resumed.durable_batches)
         await self._note_doubts(working)
         working.written_batches = working.log.batches
         return working
+
+    async def _previous(self) -> Manifest:
+        return self.known.previous
 
     async def _note_doubts(self, working: _Working) -> None:
         """Name the chunks in doubt once more: the next flush makes all batches so far durable, and with them bytes

@@ -47,6 +47,10 @@ class KnownChunks:
         if known and entry.chunk < self._limit:
             self._present.put(entry.chunk, entry.new_hash)
 
+    def distrust(self, index: int) -> None:
+        """Nothing is known of what the disk holds of a chunk, although no entry of the log names it."""
+        self._present.put(index, NOT_WRITTEN)
+
     def _is_untouched(self, index: int) -> bool:
         return index < self._limit and self._touched[index] == _UNTOUCHED
 

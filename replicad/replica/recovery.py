@@ -10,15 +10,16 @@ from datetime import UTC, datetime
 
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import ConflictError, FormatVersionError, IntegrityError
-from replicad.model.manifest import ZERO_HASH
+from replicad.model.manifest import ZERO_HASH, Manifest
 from replicad.model.names import join, last_part, parent, path_on
-from replicad.model.points import FORMAT_VERSION, Change, CycleRecord, RecoveryPoint
+from replicad.model.points import FORMAT_VERSION, Change, CycleRecord, DiskState, RecoveryPoint
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, ShareFile
 
 from .directory import Replica, list_numbers, read_cycle, read_finished_pending, read_point
 from .hashing import hash_chunk
 from .layout import disk_key, is_of_cycle, manifest_name, undo_path
+from .manifest_file import read_manifest
 from .undo_log import UndoIndex, index_undo_log, read_file_header, read_hash, resume_undo_log
 
 
@@ -191,13 +192,13 @@ async def undo_all_but(
     losses: list[str] = []
     share, layout = replica.share, replica.layout
     pending = layout.pending_dir(standing.pending.number)
-    known = {d.path for d in standing.latest.disks} if standing.latest else set()
+    known = {d.path: d for d in standing.latest.disks} if standing.latest else {}
     for entry in await share.list(pending):
         path = undo_path(entry.name)
         if path is None or path in kept:
             continue
         if path in known:
-            lost = await _roll_back_disk(replica, pending, path, accept_loss=accept_loss)
+            lost = await _roll_back_disk(replica, pending, known[path], accept_loss=accept_loss)
             if lost:
                 losses.append(f"{path}: {len(lost)} damaged chunks of its last state could not be brought back")
         elif await exists(share, layout.initial(path)):
@@ -219,12 +220,12 @@ async def _drop_pending(replica: Replica, number: int) -> None:
         await share.flush_directory(replica.layout.points_dir)
 
 
-async def _roll_back_disk(replica: Replica, pending: str, path: str, *, accept_loss: bool) -> list[int]:
+async def _roll_back_disk(replica: Replica, pending: str, state: DiskState, *, accept_loss: bool) -> list[int]:
     """Returns the chunks whose old bytes are damaged in the log and gone from the disk.
 
     IntegrityError if there are any, unless `accept_loss`.
     """
-    share, layout = replica.share, replica.layout
+    share, layout, path = replica.share, replica.layout, state.path
     own, working, log_path = layout.disk(path), layout.updating(path), layout.undo(pending, path)
     if not await exists(share, working):
         # Not touched yet, or rolled back already: it gets its own name back last. The log may go once that is durable.
@@ -232,17 +233,23 @@ async def _roll_back_disk(replica: Replica, pending: str, path: str, *, accept_l
         return []
     lost: list[int] = []
     subject = f"undo log {path_on(share.name, log_path)}"
+
+    async def load_previous() -> Manifest:
+        manifest = layout.manifest(path, state.manifest.point)
+        return await read_manifest(share, manifest, replica.owner(state.id), state.manifest.digest)
+
     async with (
         await share.open(log_path, OpenMode.WRITE) as log_file,
         await share.open(working, OpenMode.WRITE) as disk,
     ):
         if (await log_file.identity()).size_bytes > 0:
             header, _ = await read_file_header(log_file, subject)
-            if resumed := await resume_undo_log(log_file, header, disk, replica.seed, subject):
+            if resumed := await resume_undo_log(log_file, header, disk, load_previous, replica.seed, subject):
                 # If this is interrupted, and the disk is there again, the next cycle goes on from what is left of it.
                 await resumed.log.distrust(disk)
+                lost += resumed.lost
             index = await index_undo_log(log_file, subject, None)
-            lost = await _write_old_bytes(disk, log_file, index, replica.seed)
+            lost += await _write_old_bytes(disk, log_file, index, replica.seed)
             await disk.flush()
     if lost and not accept_loss:
         raise IntegrityError(

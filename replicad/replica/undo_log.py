@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from replicad.model.errors import IntegrityError
-from replicad.model.manifest import HASH_BYTES, ZERO_HASH
+from replicad.model.manifest import HASH_BYTES, ZERO_HASH, Manifest
 from replicad.model.points import UndoReference
 from replicad.storage.copying import copy_ranges
 from replicad.storage.port import CopyRange, ShareFile
 
 from .hashing import hash_chunk
+from .lost_batch import put_back
 from .undo_format import (
     BLOCK_BYTES,
     DIGEST_BYTES,
@@ -243,17 +244,29 @@ def _sorted(index: UndoIndex, subject: str) -> UndoIndex:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The log of an interrupted cycle, ready for appending, and how much of it is known to have reached the disk."""
+    """The log of an interrupted cycle, ready for appending, and how much of it is known to have reached the disk.
+
+    `lost` are chunks that it does not name, and of which the disk holds something else than at the point before.
+    """
 
     log: UndoLog
     durable_batches: int
+    lost: tuple[int, ...] = ()
 
 
 async def resume_undo_log(
-    file: ShareFile, header: UndoHeader, disk: ShareFile, seed: int, subject: str, *, reads_back: bool = False
+    file: ShareFile,
+    header: UndoHeader,
+    disk: ShareFile,
+    load_previous: Callable[[], Awaitable[Manifest]],
+    seed: int,
+    subject: str,
+    *,
+    reads_back: bool = False,
 ) -> Resumed | None:
     """Go on with the log of an interrupted cycle; what lies behind its last whole batch is cut off.
 
+    If that may have been a batch once, the disk is read back and held against its manifest at the point before.
     None if not even its file header is whole and no batch follows: nothing was overwritten yet. IntegrityError if the
     log is damaged in a way that no interruption explains; damaged batches are no error if the caller `reads_back` what
     the disk holds.
@@ -275,11 +288,29 @@ async def resume_undo_log(
         durable_batches, last = batch.header.durable_batches, batch
     if not reads_back:
         await check_nothing_follows(file, log.end_bytes, subject)
+    lost: list[int] = []
+    if await _may_hide_a_batch(file, log):
+        named = {e.chunk async for batch in read_batches(file, header, digest) for e in batch.header.entries}
+        previous = await load_previous()
+        lost = await put_back(disk, file, log.end_bytes, named, previous, seed, zeros=not reads_back)
     if last is not None:
         await _complete(file, last, header, disk, seed)
     await file.set_size(log.end_bytes)
     await file.flush()
-    return Resumed(log, durable_batches)
+    return Resumed(log, durable_batches, tuple(lost))
+
+
+async def _may_hide_a_batch(file: ShareFile, log: UndoLog) -> bool:
+    """Whether there may have been a whole batch behind the last sound one, whose header is damaged now."""
+    size_bytes = (await file.identity()).size_bytes
+    if size_bytes < log.end_bytes + BLOCK_BYTES:
+        return False  # it was never flushed
+    first = bytearray(BLOCK_BYTES)
+    await file.read_into(first, log.end_bytes)
+    block = bytearray(min(peek_batch(bytes(first)) or 0, size_bytes - log.end_bytes))
+    await file.read_into(block, log.end_bytes)
+    # If its header is sound, its data was cut short, and it was never flushed either.
+    return decode_batch(bytes(block), log.batches, log.header, log.digest) is None
 
 
 async def _complete(file: ShareFile, last: Batch, header: UndoHeader, disk: ShareFile, seed: int) -> None:

@@ -128,6 +128,10 @@ async def _undo_log(data: bytes) -> None:
     share = MemoryShare()
     await _put(share, "log", data)
     await _put(share, "disk", bytes(UNDO_HEADER.previous_size_bytes))
+
+    async def previous() -> Manifest:
+        return Manifest(CHUNK, UNDO_HEADER.previous_size_bytes)
+
     async with await share.open("log", OpenMode.WRITE) as file, await share.open("disk", OpenMode.WRITE) as disk:
         with suppress(IntegrityError):
             index = await index_undo_log(file, "it", None)
@@ -135,7 +139,7 @@ async def _undo_log(data: bytes) -> None:
             assert len(index.hashes) == 16 * len(index.chunks) == 16 * len(index.positions)
             assert all(0 <= position < len(data) for position in index.positions)
         with suppress(IntegrityError):
-            resumed = await resume_undo_log(file, UNDO_HEADER, disk, 7, "it")
+            resumed = await resume_undo_log(file, UNDO_HEADER, disk, previous, 7, "it")
             if resumed is not None:
                 assert 0 <= resumed.durable_batches <= resumed.log.batches
                 header, digest = await read_file_header(file, "it")
