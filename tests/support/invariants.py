@@ -141,7 +141,7 @@ async def check_nothing_left_over(world: World) -> None:
 
 def files_of_replica(latest: dict[str, Any]) -> set[str]:
     """The files that a replica at rest has once, whose latest point has this record."""
-    found = {LAYOUT.record, LAYOUT.recovery_text}
+    found = {LAYOUT.record, LAYOUT.record_copy, LAYOUT.recovery_text}
     for disk in latest["disks"]:
         found |= {LAYOUT.disk(disk["path"]), LAYOUT.manifest(disk["path"], disk["manifest"]["point"])}
     return found
@@ -150,7 +150,7 @@ def files_of_replica(latest: dict[str, Any]) -> set[str]:
 def files_of_point(number: int, record: dict[str, Any]) -> set[str]:
     """The files in the directory of a point that has this record."""
     directory = LAYOUT.point_dir(number)
-    found = {LAYOUT.point_record(directory)}
+    found = {LAYOUT.point_record(directory), LAYOUT.point_record_copy(directory)}
     found |= {LAYOUT.undo(directory, disk["path"]) for disk in record["disks"] if disk["undo"]}
     for disk in record["removed"]:
         found |= {f"{directory}/{disk_key(disk['path'])}{suffix}" for suffix in (".removed", ".xxh3")}
