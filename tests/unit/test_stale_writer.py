@@ -31,6 +31,7 @@ def rewritten(**fields: object) -> Change:
 
 async def removed(share: Share, record: ReplicaRecord) -> None:
     await share.remove(LAYOUT.record)
+    await share.remove(LAYOUT.record_copy)
 
 
 class _Meanwhile(DecoratedShare):
