@@ -90,7 +90,7 @@ def _full_at_moments(room: Path, kind: str, step: Callable[[int], int], seed: in
 
 @pytest.mark.timeout(300)
 def test_a_share_that_becomes_full_in_a_cycle(room: Path, record_property: Record) -> None:
-    met = _full_at_moments(room, "ext4", lambda usual: max(1, usual // 14), 1)
+    met = _full_at_moments(room, "ext4", lambda usual: max(1, usual // 9), 1)
     for place, count in met.items():
         record_property(place, count)
     assert {"undo log", "manifest"} <= set(met), met

@@ -87,7 +87,7 @@ def power_failures(kind: str, cycles: int, step: int, room: Path) -> Counter[Pha
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_power_failure_at_any_moment_loses_no_point(kind: str, room: Path, record_property: Record) -> None:
-    phases = power_failures(kind, 1, 16, room)
+    phases = power_failures(kind, 1, 24, room)
     for phase, count in phases.items():
         record_property(phase.name, count)
     assert phases[Phase.WRITING] >= 2
