@@ -96,7 +96,7 @@ def test_power_failure_at_any_moment_loses_no_point(kind: str, room: Path, recor
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["ext4", "xfs"])
 def test_power_failures_at_hundreds_of_moments_lose_no_point(kind: str, room: Path, record_property: Record) -> None:
-    phases = power_failures(kind, 6, 3, room)
+    phases = power_failures(kind, 3, 4, room)
     for phase, count in phases.items():
         record_property(phase.name, count)
     assert min(phases[phase] for phase in (Phase.WRITING, Phase.SEALING, Phase.SETTLING)) >= 2
