@@ -10,8 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from replicad.model.retention import Keep
+
 from .find import find_config
-from .model import Consistency, Keep, Server, Settings, VirtualMachine
+from .model import Consistency, Server, Settings, VirtualMachine
 from .problems import Problem, SettingsError
 
 __all__ = [

@@ -10,10 +10,12 @@ from types import MappingProxyType
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from replicad.model.retention import Keep
+
 from .document import Document, DocumentError, read_document
 from .file import ConsistencyGroup, KeepGroup, ServerGroup, SettingsFile, VerifyGroup, VirtualMachineGroup
 from .find import user_directory
-from .model import DEFAULT_PORT, Consistency, Keep, Server, Settings, VirtualMachine
+from .model import DEFAULT_PORT, Consistency, Server, Settings, VirtualMachine
 from .problems import Key, Problem, SettingsError, WrongError, key_text, kind, nearest, shown
 from .rules import Finding, broken_rules
 

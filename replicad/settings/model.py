@@ -13,6 +13,7 @@ from types import MappingProxyType
 from replicad.model.address import Address
 from replicad.model.errors import NotFoundError
 from replicad.model.names import folded
+from replicad.model.retention import Keep
 from replicad.model.timetable import Timetable
 
 from .cron import Cron
@@ -47,17 +48,6 @@ class Consistency:
     method: str = "none"
     allow_fuzzy: bool = False
     wait_s: int = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """How many recovery points to keep; `latest` is at least 1."""
-
-    latest: int = 12
-    hourly: int = 24
-    daily: int = 7
-    weekly: int = 4
-    monthly: int = 0
 
 
 @dataclass(frozen=True, slots=True)
