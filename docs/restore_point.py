@@ -608,7 +608,9 @@ def open_disk(replica: Replica, points: list[dict[str, Any]], disk_id: str, chec
             content.go_back(log)
     for number, name, undo in reversed(steps):
         if undo is not None:
-            file_name = undo.get("file") or key_of(name) + ".undo"
+            file_name = undo["file"]
+            if not re.fullmatch(re.escape(key_of(name)) + r"\.(undo|[1-9][0-9]{0,17}\.merged)", file_name):
+                raise RestoreError(f"the record of point {number} names a log {file_name!r}, which none is called")
             log = Log(inside(replica.root, "points", str(number), file_name), replica.replica_id, disk_id, files)
             log.must_be(undo)
             content.go_back(log)

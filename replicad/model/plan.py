@@ -48,7 +48,11 @@ def plan_cycle(
         for source in sorted(sources, key=lambda s: s.path)
     )
     present = {s.path for s in sources}
-    removed = tuple(RemovedDisk(d.id, d.path, d.manifest) for d in known.values() if d.path not in present)
+    removed = tuple(
+        RemovedDisk(d.id, d.path, d.manifest, latest.number + 1)
+        for d in (latest.disks if latest else ())
+        if latest is not None and d.path not in present
+    )
     warnings = tuple(
         f"{r.path} is no longer at the source: points up to {latest.number} keep it, later ones don't have it"
         for r in removed

@@ -87,12 +87,14 @@ class ManifestReference:
 
 @dataclass(frozen=True, slots=True)
 class UndoReference:
-    """The undo log that leads from a point to the one before it, and what it must be."""
+    """The undo log that leads from a point to the one before it, and what it must be. `file` is its name beside the
+    point's record."""
 
     previous_size_bytes: int
     length_bytes: int
     batches: int
     digest: str
+    file: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +120,19 @@ class DiskState:
 @dataclass(frozen=True, slots=True)
 class RemovedDisk:
     """A disk that the point before had and this one has not; its last content and the manifest of that are kept beside
-    this point's record."""
+    this point's record.
+
+    `since` is the point from which on it was gone: this one, or one that was pruned since. `undo` leads from the last
+    content back to that of the point before, if there were others between them. `origin` is the pruned point beside
+    whose record the content is still kept if it was not moved yet.
+    """
 
     id: str
     path: str
     manifest: ManifestReference
+    since: int
+    origin: int | None = None
+    undo: UndoReference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +153,16 @@ class RecoveryPoint:
     removed: tuple[RemovedDisk, ...]
     warnings: tuple[str, ...]
     statistics: Statistics
+    pinned: bool = False
+
+    def undo_references(self) -> tuple[UndoReference, ...]:
+        """All logs that the record names."""
+        named = [*(d.undo for d in self.disks), *(r.undo for r in self.removed)]
+        return tuple(undo for undo in named if undo is not None)
+
+    def gone(self, disk_id: str) -> RemovedDisk | None:
+        """What is kept of the disk with this id, if the point before had it and this one has not."""
+        return next((r for r in self.removed if r.id == disk_id), None)
 
     def disk(self, disk_id: str) -> DiskState | None:
         """The disk with this id, if the point has it."""

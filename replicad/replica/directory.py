@@ -52,7 +52,11 @@ class Replica:
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """The numbers of the committed points, ascending, and of a cycle that did not end."""
+    """The numbers that have a point's directory, ascending, and that of a cycle that did not end.
+
+    The greatest of `committed` is the latest point's; of the others, which are points only its record tells, and those
+    that it leads back to (`lineage`).
+    """
 
     committed: tuple[int, ...]
     pending: int | None
@@ -240,6 +244,12 @@ async def read_finished_pending(replica: Replica, number: int) -> RecoveryPoint 
         raise
     except (NotFoundError, IntegrityError):
         return None
+
+
+async def replace_point(replica: Replica, point: RecoveryPoint) -> None:
+    """Put a committed point's record in place of the one that it has. Call with the lock held; what either of the two
+    names must be durable. Durable on return."""
+    await write_instead(point_files(replica, replica.layout.point_dir(point.number), point.number), point)
 
 
 async def read_cycle(replica: Replica, number: int) -> CycleRecord | None:

@@ -15,7 +15,7 @@ from functools import partial
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import NotFoundError
 from replicad.model.manifest import HASH_BYTES, ZERO_HASH, Manifest
-from replicad.model.names import parent, path_on
+from replicad.model.names import last_part, parent, path_on
 from replicad.model.points import UndoReference
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, Share, ShareFile
@@ -352,7 +352,7 @@ class DiskUpdate:
         await working.flush()
         # Other disks may take hours yet, and the commit may fail.
         await working.note()
-        undo = None if self._target.is_new else working.log.reference()
+        undo = None if self._target.is_new else working.log.reference(last_part(self._log_path))
         return UpdateResult(True, self.known.manifest(), undo, working.log.saved_bytes)
 
     async def close(self) -> None:

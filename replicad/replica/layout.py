@@ -33,7 +33,7 @@ def check_disk_path(path: str) -> str:
                 "replicate", f"disk {path!r}", f"names ending in {suffix!r} are replicad's own on a replica",
                 "Rename it, or leave it out with 'exclude'.",
             )  # fmt: skip
-    spare = MAX_NAME_BYTES - len(f".{'9' * 18}.xxh3")
+    spare = MAX_NAME_BYTES - len(f".{'9' * 18}.removed")
     if len(disk_key(path).encode()) > spare:
         raise InvalidNameError(
             "replicate", f"disk '{path}'", f"its path is {len(disk_key(path).encode())} bytes long, and {spare} of the "
@@ -114,13 +114,25 @@ class Layout:
         """The undo log of a disk in a point's directory, or in a pending one."""
         return join(directory, disk_key(path) + ".undo")
 
-    def removed(self, number: int, path: str) -> str:
-        """The last content of a disk that is gone since point `number`."""
-        return join(self.point_dir(number), disk_key(path) + ".removed")
+    def pruned_dir(self, number: int) -> str:
+        """What is left of a pruned point while it is deleted."""
+        return join(self.points_dir, f"{number}.pruned")
 
-    def removed_manifest(self, number: int, path: str) -> str:
+    def merging_dir(self, number: int) -> str:
+        """Is there as long as something may lie beside the record of point `number` that it does not name."""
+        return join(self.points_dir, f"{number}.merging")
+
+    def merged_undo(self, directory: str, path: str, previous: int) -> str:
+        """The undo log of a disk that leads over pruned points, back to point `previous`."""
+        return join(directory, f"{disk_key(path)}.{previous}.merged")
+
+    def removed(self, number: int, path: str, since: int) -> str:
+        """The last content of a disk that is gone since point `since`, beside the record of point `number`."""
+        return join(self.point_dir(number), f"{disk_key(path)}.{since}.removed")
+
+    def removed_manifest(self, number: int, path: str, since: int) -> str:
         """The manifest of that content."""
-        return join(self.point_dir(number), disk_key(path) + ".xxh3")
+        return join(self.point_dir(number), f"{disk_key(path)}.{since}.xxh3")
 
 
 def point_number(name: str) -> int | None:
@@ -147,9 +159,39 @@ def is_of_cycle(name: str) -> bool:
     return name.removesuffix(".tmp") in records or undo_path(name) is not None
 
 
+def is_undo_file(name: str, path: str) -> bool:
+    """Whether a log of the disk `path` that a committed point names can have this name."""
+    key = disk_key(path)
+    return name == f"{key}.undo" or re.fullmatch(rf"{re.escape(key)}\.{_NUMBER}\.merged", name) is not None
+
+
+def is_point_content(name: str) -> bool:
+    """Whether a file of this name beside a point's record is an undo log, a removed disk's content, or its manifest."""
+    return re.fullmatch(rf".+(\.undo|\.{_NUMBER}\.(merged|removed|xxh3))", name, re.DOTALL) is not None
+
+
+def is_point_record(name: str) -> bool:
+    """Whether a file of this name is a point's record, that of its cycle, or a half-written one."""
+    return name.removesuffix(".tmp") in ("point.json", "point.copy.json", "cycle.json")
+
+
 def pending_number(name: str) -> int | None:
     """The number of a pending point's directory; None for any other name."""
-    match = re.fullmatch(rf"({_NUMBER})\.pending", name)
+    return _number_before(name, "pending")
+
+
+def pruned_number(name: str) -> int | None:
+    """The number of the point of which a directory of this name is what is left; None for any other name."""
+    return _number_before(name, "pruned")
+
+
+def merging_number(name: str) -> int | None:
+    """The number of the point that was being merged with others; None for any other name."""
+    return _number_before(name, "merging")
+
+
+def _number_before(name: str, what: str) -> int | None:
+    match = re.fullmatch(rf"({_NUMBER})\.{what}", name)
     return int(match[1]) if match else None
 
 

@@ -22,9 +22,10 @@ from replicad.model.points import (
     RecoveryPoint,
     RemovedDisk,
     ReplicaRecord,
+    UndoReference,
 )
 
-from .layout import check_disk_path
+from .layout import check_disk_path, is_undo_file
 from .manifest_file import MAX_DISK_BYTES
 
 _MAX_POINT = 10**18
@@ -53,6 +54,7 @@ def _nonsense_in(record: ReplicaRecord | RecoveryPoint | CycleRecord) -> Iterato
         yield from _in_disks((*record.disks, *record.removed))
         yield from _in_places([d.path for d in record.disks])
         yield from _in_places([r.path for r in record.removed])
+        yield from _in_removed(record)
         yield from _in_statistics(record)
 
 
@@ -83,8 +85,10 @@ def _in_disks(disks: Iterable[DiskState | RemovedDisk | PendingDisk]) -> Iterato
             yield from _in_manifest(disk.path, disk.manifest)
         if not isinstance(disk, RemovedDisk) and not is_chunk_size(disk.chunk_bytes):
             yield f"chunks of {disk.chunk_bytes} bytes in {disk.path!r}"
-        if isinstance(disk, DiskState):
-            yield from _in_sizes(disk)
+        if isinstance(disk, DiskState) and not 0 <= disk.size_bytes <= MAX_DISK_BYTES:
+            yield f"a size of {disk.size_bytes} bytes of {disk.path!r}"
+        if not isinstance(disk, PendingDisk) and disk.undo is not None:
+            yield from _in_undo(disk.path, disk.undo)
 
 
 def _in_places(paths: Sequence[str]) -> Iterator[str]:
@@ -108,14 +112,20 @@ def _in_manifest(path: str, manifest: ManifestReference) -> Iterator[str]:
         yield f"the manifest of {path!r}"
 
 
-def _in_sizes(disk: DiskState) -> Iterator[str]:
-    sizes = [disk.size_bytes] if disk.undo is None else [disk.size_bytes, disk.undo.previous_size_bytes]
-    if not all(0 <= size <= MAX_DISK_BYTES for size in sizes):
-        yield f"sizes of {sizes} bytes of {disk.path!r}"
-    if disk.undo is not None and (
-        not _is_hex(disk.undo.digest, 32) or min(disk.undo.length_bytes, disk.undo.batches) < 0
-    ):
-        yield f"the undo log of {disk.path!r}"
+def _in_undo(path: str, undo: UndoReference) -> Iterator[str]:
+    if not 0 <= undo.previous_size_bytes <= MAX_DISK_BYTES:
+        yield f"a size of {undo.previous_size_bytes} bytes of {path!r}"
+    if not _is_hex(undo.digest, 32) or min(undo.length_bytes, undo.batches) < 0 or not is_undo_file(undo.file, path):
+        yield f"the undo log of {path!r}"
+
+
+def _in_removed(point: RecoveryPoint) -> Iterator[str]:
+    previous = point.previous or 0
+    for disk in point.removed:
+        if not previous < disk.since <= point.number:
+            yield f"the disk {disk.path!r}, gone since point {disk.since}"
+        if disk.origin is not None and not disk.since <= disk.origin < point.number:
+            yield f"the disk {disk.path!r}, kept beside point {disk.origin}"
 
 
 def _is_hex(text: str, size_bytes: int) -> bool:

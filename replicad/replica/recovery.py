@@ -98,16 +98,18 @@ async def settle(replica: Replica, latest: RecoveryPoint) -> None:
     No cycle may be pending.
     """
     share, layout = replica.share, replica.layout
-    paths = [*(d.path for d in latest.disks), *(r.path for r in latest.removed)]
+    # Of disks that were gone before, nothing lies there; one of their name is another disk.
+    newly_gone = [r for r in latest.removed if r.since == latest.number]
+    paths = [*(d.path for d in latest.disks), *(r.path for r in newly_gone)]
     there = await _names_beside(replica, paths)
     renames: list[tuple[str, str]] = []
     # Removed disks go first: a new one may have the same name but for its case, and the share may not tell them apart.
-    for removed in latest.removed:
+    for removed in newly_gone:
         if layout.disk(removed.path) in there:
-            renames.append((layout.disk(removed.path), layout.removed(latest.number, removed.path)))
+            renames.append((layout.disk(removed.path), layout.removed(latest.number, removed.path, removed.since)))
         manifest = layout.manifest(removed.path, removed.manifest.point)
         if manifest in there:
-            renames.append((manifest, layout.removed_manifest(latest.number, removed.path)))
+            renames.append((manifest, layout.removed_manifest(latest.number, removed.path, removed.since)))
     for disk in latest.disks:
         own = layout.disk(disk.path)
         working = [layout.updating(disk.path), *([layout.initial(disk.path)] if disk.change is Change.INITIAL else [])]
@@ -135,7 +137,7 @@ async def _drop_journals(replica: Replica, point: RecoveryPoint) -> None:
     """What only an interrupted cycle needs: the logs of disks that had no state before, and its record, which goes
     last: as long as it is there, this is done again."""
     share, layout, directory = replica.share, replica.layout, replica.layout.point_dir(point.number)
-    wanted = {layout.undo(directory, d.path) for d in point.disks if d.undo is not None}
+    wanted = {join(directory, undo.file) for undo in point.undo_references()}
     names = {entry.name: join(directory, entry.name) for entry in await share.list(directory)}
     journals = [path for name, path in names.items() if undo_path(name) and path not in wanted]
     for path in journals:

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from replicad.model.errors import IntegrityError
+from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import HASH_BYTES, ZERO_HASH, Manifest
+from replicad.model.names import path_on
 from replicad.model.points import UndoReference
 from replicad.storage.copying import copy_ranges
-from replicad.storage.port import CopyRange, ShareFile
+from replicad.storage.port import CopyRange, OpenMode, Share, ShareFile
 
 from .hashing import hash_chunk
 from .lost_batch import put_back
@@ -89,19 +90,20 @@ class UndoLog:
                 self.saved_bytes += length
         await self.file.write(block, self.end_bytes)
         if ranges:
-            await copy_ranges(disk, self.file, _joined(ranges))
+            await copy_ranges(disk, self.file, joined(ranges))
             if ranges[-1].offset_bytes + ranges[-1].length_bytes != position:
                 await self.file.set_size(position)  # the zeros that fill the last block
         await self.file.flush()
         self.end_bytes, self.batches, self.digest = position, self.batches + 1, block[-DIGEST_BYTES:]
         self.named_chunk = entries[0].chunk
 
-    def reference(self) -> UndoReference:
-        """What the point's record says of this log."""
-        return UndoReference(self.header.previous_size_bytes, self.end_bytes, self.batches, self.digest.hex())
+    def reference(self, file: str) -> UndoReference:
+        """What the point's record says of this log, beside which it has the name `file`."""
+        return UndoReference(self.header.previous_size_bytes, self.end_bytes, self.batches, self.digest.hex(), file)
 
 
-def _joined(ranges: list[CopyRange]) -> list[CopyRange]:
+def joined(ranges: list[CopyRange]) -> list[CopyRange]:
+    """The same ranges, those that go on where the one before ends put together with it."""
     result: list[CopyRange] = []
     for r in ranges:
         last = result[-1] if result else None
@@ -122,6 +124,19 @@ async def create_undo_log(file: ShareFile, header: UndoHeader) -> UndoLog:
     await file.write(block, 0)
     await file.flush()
     return UndoLog(file, header, len(block), 0, block[-DIGEST_BYTES:])
+
+
+async def open_log(share: Share, path: str) -> ShareFile:
+    """A log of a committed point, to read. IntegrityError if it is missing."""
+    try:
+        return await share.open(path, OpenMode.READ)
+    except NotFoundError:
+        raise damaged(log_subject(share, path), "the file is missing") from None
+
+
+def log_subject(share: Share, path: str) -> str:
+    """How errors call a log."""
+    return f"undo log {path_on(share.name, path)}"
 
 
 async def read_file_header(file: ShareFile, subject: str) -> tuple[UndoHeader, bytes]:
@@ -181,7 +196,8 @@ async def check_nothing_follows(file: ShareFile, end_bytes: int, subject: str) -
 class UndoIndex:
     """Which chunks a log can bring back, in ascending order, and where their old bytes lie (0: they were zeros).
 
-    Three arrays rather than objects: some 32 bytes a chunk.
+    Arrays rather than objects: some 32 bytes a chunk. `beyond` are the chunks that the disk did not reach to, in no
+    order.
     """
 
     header: UndoHeader
@@ -190,6 +206,7 @@ class UndoIndex:
     hashes: bytearray = field(default_factory=bytearray)
     end_bytes: int = BLOCK_BYTES
     """Where the last sound batch ends."""
+    beyond: array[int] = field(default_factory=lambda: array("Q"))
 
     def hash_at(self, place: int) -> bytes:
         """The old hash of the chunk at `place`."""
@@ -209,7 +226,7 @@ async def index_undo_log(file: ShareFile, subject: str, reference: UndoReference
         _take_entries(index, batch)
         index.end_bytes, batches, digest = batch.end_bytes, batches + 1, batch.header.digest
     if reference is not None:
-        found = UndoReference(header.previous_size_bytes, index.end_bytes, batches, digest.hex())
+        found = UndoReference(header.previous_size_bytes, index.end_bytes, batches, digest.hex(), reference.file)
         size_bytes = (await file.identity()).size_bytes
         if found != reference or size_bytes != reference.length_bytes:
             raise damaged(
@@ -225,6 +242,8 @@ def _take_entries(index: UndoIndex, batch: Batch) -> None:
             index.chunks.append(entry.chunk)
             index.positions.append(position if entry.kind is EntryKind.SAVED else 0)
             index.hashes += entry.old_hash
+        elif entry.kind is EntryKind.BEYOND:
+            index.beyond.append(entry.chunk)
         position += stored_length(entry, index.header)
 
 
@@ -232,7 +251,7 @@ def _sorted(index: UndoIndex, subject: str) -> UndoIndex:
     if all(before < after for before, after in pairwise(index.chunks)):
         return index  # as a cycle writes it that nobody interrupted
     order = sorted(range(len(index.chunks)), key=index.chunks.__getitem__)
-    result = UndoIndex(index.header, end_bytes=index.end_bytes)
+    result = UndoIndex(index.header, end_bytes=index.end_bytes, beyond=index.beyond)
     for place in order:
         if result.chunks and result.chunks[-1] == index.chunks[place]:
             raise damaged(subject, f"it saves chunk {index.chunks[place]} twice")

@@ -15,16 +15,16 @@ from typing import Self
 from replicad.model.chunks import chunk_count, chunk_length
 from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import Manifest, ManifestEdit
-from replicad.model.names import path_on
-from replicad.model.points import Change, DiskState, RecoveryPoint
+from replicad.model.names import join, path_on
+from replicad.model.points import Change, DiskState, RecoveryPoint, RemovedDisk
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, ShareFile
 
-from .directory import Numbers, Replica, list_numbers, read_point
+from .directory import Replica
 from .hashing import hash_chunk
 from .manifest_file import manifest_digest, read_manifest
 from .undo_format import UndoHeader, damaged
-from .undo_log import UndoIndex, index_undo_log
+from .undo_log import UndoIndex, index_undo_log, log_subject, open_log
 
 _PLACE_BITS = 40
 _PLACE_MASK = (1 << _PLACE_BITS) - 1
@@ -128,22 +128,13 @@ class PointDisk:
                 await self.base.read_into(part, index * chunk_bytes)
 
 
-async def points_from(replica: Replica, number: int, numbers: Numbers | None = None) -> list[RecoveryPoint]:
-    """The records of point `number` and all later ones, ascending. NotFoundError if there is no such point."""
-    known = numbers or await list_numbers(replica)
-    if number not in known.committed:
-        have = f"there are {known.committed[0]} to {known.committed[-1]}" if known.committed else "there are none yet"
-        raise NotFoundError("find", f"recovery point {number} in {replica.name}", have, "See 'replicad points'.")
-    return [await read_point(replica, n) for n in known.committed if n >= number]
-
-
 @dataclass(frozen=True, slots=True)
 class _Base:
-    """The file to start from, the manifest that goes with it, and the disk's state there."""
+    """The file to start from, and the manifest that goes with it."""
 
     path: str
     manifest_path: str
-    state: DiskState
+    digest: str
     is_latest: bool
 
 
@@ -161,21 +152,17 @@ async def open_point_disk(
     async with AsyncExitStack() as files:
         base = await _find_base(replica, points, disk_id, pending)
         owner = replica.owner(disk_id)
-        manifest = await read_manifest(replica.share, base.manifest_path, owner, base.state.manifest.digest)
+        manifest = await read_manifest(replica.share, base.manifest_path, owner, base.digest)
         base_file = await files.enter_async_context(await replica.share.open(base.path, OpenMode.READ))
         disk = PointDisk(state, manifest, base_file, base.path, [], array("Q"), replica.seed)
         if pending is not None and base.is_latest:
             await _add_pending(disk, replica, pending, files)
         for point in reversed(points[1:]):
-            newer = point.disk(disk_id)
+            newer = point.disk(disk_id) or point.gone(disk_id)
             if newer is not None and newer.undo is not None:
-                path = replica.layout.undo(replica.layout.point_dir(point.number), newer.path)
-                subject = f"undo log {path_on(replica.share.name, path)}"
-                try:
-                    file = await files.enter_async_context(await replica.share.open(path, OpenMode.READ))
-                except NotFoundError:
-                    raise damaged(subject, "the file is missing") from None
-                index = await index_undo_log(file, subject, newer.undo)
+                path = join(replica.layout.point_dir(point.number), newer.undo.file)
+                file = await files.enter_async_context(await open_log(replica.share, path))
+                index = await index_undo_log(file, log_subject(replica.share, path), newer.undo)
                 disk.manifest = _apply(disk, _Layer(index, file, unfinished=False), disk.manifest)
         if manifest_digest(disk.manifest, owner) != state.manifest.digest:
             raise IntegrityError(
@@ -189,21 +176,12 @@ async def open_point_disk(
 
 async def _find_base(replica: Replica, points: list[RecoveryPoint], disk_id: str, pending: int | None) -> _Base:
     layout, last = replica.layout, points[0].disk(disk_id)
-    for point in points:
-        state = point.disk(disk_id)
-        if state is None and last is not None:
-            manifests = (
-                layout.removed_manifest(point.number, last.path),
-                layout.manifest(last.path, last.manifest.point),
-            )
-            contents = (layout.removed(point.number, last.path), layout.disk(last.path))
-            return _Base(
-                await _first_there(replica, contents, contents[0]),
-                await _first_there(replica, manifests, manifests[0]),
-                last,
-                False,
-            )
-        last = state
+    for point in points[1:]:
+        state, gone = point.disk(disk_id), point.gone(disk_id)
+        if state is None and gone is not None:
+            content, manifest = await find_removed_disk(replica, point.number, gone)
+            return _Base(content, manifest, gone.manifest.digest, False)
+        last = state or last
     if last is None:
         raise NotFoundError("find", f"disk {disk_id} in {replica.name}", "no point has it")
     own = layout.disk(last.path)
@@ -211,7 +189,26 @@ async def _find_base(replica: Replica, points: list[RecoveryPoint], disk_id: str
     if last.change is Change.INITIAL and pending is None:
         # Where the share does not tell cases apart, its own name may still be that of a disk that is gone.
         places.insert(0, layout.initial(last.path))
-    return _Base(await _first_there(replica, places, own), layout.manifest(last.path, last.manifest.point), last, True)
+    path = await _first_there(replica, places, own)
+    return _Base(path, layout.manifest(last.path, last.manifest.point), last.manifest.digest, True)
+
+
+async def find_removed_disk(replica: Replica, holder: int, gone: RemovedDisk) -> tuple[str, str]:
+    """Where the last content of a disk that the record of point `holder` names lies, and the manifest of that: beside
+    the record, unless whoever was to move them there has not done so yet. IntegrityError if one is missing."""
+    layout = replica.layout
+    contents = [layout.removed(holder, gone.path, gone.since)]
+    manifests = [layout.removed_manifest(holder, gone.path, gone.since)]
+    if gone.origin is not None:
+        contents.append(layout.removed(gone.origin, gone.path, gone.since))
+        manifests.append(layout.removed_manifest(gone.origin, gone.path, gone.since))
+    elif gone.since == holder:
+        contents.append(layout.disk(gone.path))
+        manifests.append(layout.manifest(gone.path, gone.manifest.point))
+    return (
+        await _first_there(replica, contents, contents[0]),
+        await _first_there(replica, manifests, manifests[0]),
+    )
 
 
 async def _first_there(replica: Replica, paths: Sequence[str], named: str) -> str:

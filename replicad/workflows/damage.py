@@ -82,10 +82,15 @@ class Findings:
         """A damage whose `points` are known."""
         self._tracks.append(_Track(damage, None, None, list(damage.points)))
 
-    def add_of_disk(self, damage: Damage, disk_id: str, point: int, lost: Iterable[int] | None) -> None:
-        """A damage of a disk's content at the point come to, which these chunks can't be restored from; None: any."""
+    def add_of_disk(self, damage: Damage, disk_id: str, point: int | None, lost: Iterable[int] | None) -> None:
+        """A damage of a disk's content at the point come to, which these chunks can't be restored from; None: any.
+
+        Without a `point` it is that of no point (any more), and touches those before it only.
+        """
         chunks = None if lost is None else set(lost)
-        self._tracks.append(_Track(damage, disk_id, chunks, [point] if chunks is None or chunks else []))
+        self._tracks.append(
+            _Track(damage, disk_id, chunks, [point] if point is not None and (chunks is None or chunks) else [])
+        )
 
     def went_back(self, disk_id: str, index: UndoIndex | None, point: int) -> None:
         """The disk was followed to the older `point`: through this log, or without one if it did not change."""

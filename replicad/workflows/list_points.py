@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from replicad.model.points import RecoveryPoint
 from replicad.model.progress import Observer, nobody, warn_once
-from replicad.replica.directory import list_numbers, read_point, require_replica
+from replicad.replica.directory import require_replica
+from replicad.replica.lineage import read_settled_lineage
 from replicad.storage.port import Share
 
 
@@ -20,11 +21,10 @@ class PointList:
 
 
 async def list_points(share: Share, vm_dir: str, observe: Observer = nobody) -> PointList:
-    """Every committed point of the replica in `vm_dir`. Takes no lock: committed points don't change.
+    """Every committed point of the replica in `vm_dir`. Takes no lock: if points are pruned meanwhile, it looks again.
 
     NotFoundError if there is no replica; IntegrityError if a record is damaged, and its copy as well.
     """
     replica = await require_replica(share, vm_dir, warn_once(observe))
-    numbers = await list_numbers(replica)
-    points = [await read_point(replica, number) for number in numbers.committed]
+    points, numbers = await read_settled_lineage(replica)
     return PointList(replica.record.vm, tuple(points), numbers.pending)

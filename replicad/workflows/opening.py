@@ -11,8 +11,8 @@ from replicad.model.points import RecoveryPoint
 from replicad.model.progress import Warned, warn_once
 from replicad.replica.directory import Numbers, Replica, require_replica
 from replicad.replica.layout import Layout
+from replicad.replica.lineage import points_from
 from replicad.replica.recovery import recover
-from replicad.replica.view import points_from
 from replicad.storage.port import Share
 from replicad.storage.retrying import RetryingShare
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from replicad.model.errors import IntegrityError, ReplicadError
-from replicad.model.points import RecoveryPoint
+from replicad.model.names import join
+from replicad.model.points import DiskState, RecoveryPoint, RemovedDisk
 from replicad.model.progress import PhaseStarted, Warned
 from replicad.replica.directory import point_files, read_point, record_files
+from replicad.replica.manifest_file import MAX_DISK_BYTES
 from replicad.replica.record_files import RecordFiles, mend, read_both
 from replicad.replica.records import Record
 from replicad.replica.recovery_text import recovery_text
@@ -84,7 +86,7 @@ class _Parts:
     """What the replica is made of: contents with their manifests, and undo logs by path with the disk's id."""
 
     contents: list[Content] = field(default_factory=list)
-    logs: dict[str, tuple[RecoveryPoint, str]] = field(default_factory=dict)
+    logs: dict[str, DiskState | RemovedDisk] = field(default_factory=dict)
 
 
 async def _parts_of(opened: OpenedReplica) -> _Parts:
@@ -99,14 +101,20 @@ async def _parts_of(opened: OpenedReplica) -> _Parts:
             point = points[number] = await read_point(replica, number)
         except IntegrityError:
             continue  # it is in the report
-        for disk in point.disks:
-            parts.logs[layout.undo(layout.point_dir(number), disk.path)] = (point, disk.id)
+        states: list[DiskState | RemovedDisk] = [*point.disks, *point.removed]
+        for state in states:
+            if state.undo is not None:
+                parts.logs[join(layout.point_dir(number), state.undo.file)] = state
         older = points.get(point.previous)
         for removed in point.removed:
             gone = older.disk(removed.id) if older is not None else None
             if gone is not None:
-                manifest_path = layout.removed_manifest(number, removed.path)
-                parts.contents.append(Content(gone, layout.removed(number, removed.path), manifest_path, None))
+                # With a log, its last content was of another size, which its manifest tells.
+                size_bytes = gone.size_bytes if removed.undo is None else MAX_DISK_BYTES
+                last = replace(gone, manifest=removed.manifest, size_bytes=size_bytes)
+                manifest_path = layout.removed_manifest(number, removed.path, removed.since)
+                path = layout.removed(number, removed.path, removed.since)
+                parts.contents.append(Content(last, path, manifest_path, None))
     return parts
 
 
@@ -150,10 +158,9 @@ class _Repair:
     async def _mend_undo_log(self, damage: Damage) -> str:
         if damage.file not in self.parts.logs:
             return _INTERRUPTED
-        point, disk_id = self.parts.logs[damage.file]
-        state = point.disk(disk_id)
-        now = next((c for c in self.parts.contents if c.disk.id == disk_id and c.working_path), None)
-        if state is None or state.undo is None:
+        state = self.parts.logs[damage.file]
+        now = next((c for c in self.parts.contents if c.disk.id == state.id and c.working_path), None)
+        if state.undo is None:
             return NOWHERE_ELSE
         return await mend_undo_log(
             self.opened.replica, damage.file, state.undo, damage.chunks, now.path if now else None,

@@ -35,7 +35,7 @@ async def verify_opened(opened: OpenedReplica, ctx: Context) -> Verification:
     looking = Looking(opened, Findings(), Verification(), ctx)
     points = await check_records(looking)
     await check_texts(looking)
-    undo_bytes = sum(d.undo.length_bytes for p in points for d in p.disks if d.undo)
+    undo_bytes = sum(undo.length_bytes for p in points for undo in p.undo_references())
     ctx.observe(PhaseStarted("verifying", sum(d.size_bytes for d in opened.point.disks) + undo_bytes))
     manifests: Manifests = {}
     for disk in opened.point.disks:

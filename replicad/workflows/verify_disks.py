@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import PAGE_HASHES, ZERO_HASH, Manifest
-from replicad.model.points import DiskState, RecoveryPoint
+from replicad.model.names import join
+from replicad.model.points import DiskState, RecoveryPoint, RemovedDisk
 from replicad.model.progress import Advanced
 from replicad.replica.manifest_file import manifest_digest, read_manifest
 from replicad.replica.undo_log import UndoIndex, check_nothing_follows, index_undo_log, read_hash
-from replicad.replica.view import manifest_before
+from replicad.replica.view import find_removed_disk, manifest_before
 from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, ShareFile
 
@@ -66,12 +67,12 @@ async def verify_latest(looking: Looking, disk: DiskState) -> Manifest | None:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What a file must be: the content of a disk at a point, and what it costs if it is not."""
+    """What a file must be: the content of a disk at a point (or None: between two), and what it costs if it is not."""
 
     part: Part
     costs: str
     disk_id: str
-    number: int
+    number: int | None
 
 
 async def _compare_file(
@@ -196,11 +197,16 @@ async def verify_undo_logs(
 
 
 async def _verify_undo_log(
-    looking: Looking, older: RecoveryPoint | None, point: RecoveryPoint, disk: DiskState, manifests: Manifests
+    looking: Looking,
+    older: RecoveryPoint | None,
+    point: RecoveryPoint,
+    disk: DiskState | RemovedDisk,
+    manifests: Manifests,
 ) -> None:
+    """The log of one disk beside a point's record, or of one that is gone at the point, from its last content back."""
     replica, findings = looking.opened.replica, looking.findings
-    path = replica.layout.undo(replica.layout.point_dir(point.number), disk.path)
-    costs = f"points before {point.number}"
+    directory, costs = replica.layout.point_dir(point.number), f"points before {point.number}"
+    path = join(directory, disk.undo.file) if disk.undo is not None else replica.layout.undo(directory, disk.path)
     before = older.disk(disk.id) if older is not None else None
     number = point.previous if point.previous is not None else point.number
     manifest = manifests.pop(disk.id, None)
@@ -241,15 +247,19 @@ async def verify_removed(
         return
     for removed in point.removed:
         disk = older.disk(removed.id) if older is not None else None
-        path = layout.removed_manifest(point.number, removed.path)
+        path = layout.removed_manifest(point.number, removed.path, removed.since)
         costs = f"{removed.path} in points before {point.number}"
         try:
+            content, path = await find_removed_disk(replica, point.number, removed)
             manifest = await read_manifest(replica.share, path, replica.owner(removed.id), removed.manifest.digest)
         except (IntegrityError, NotFoundError) as error:
             damage = Damage(Part.REMOVED_DISK, path, error.answer, costs)
             looking.findings.add_of_disk(damage, removed.id, point.previous, None)
             continue
         manifests[removed.id] = manifest
-        wanted = _Wanted(Part.REMOVED_DISK, costs, removed.id, point.previous)
-        structure = (older, disk) if older is not None and disk is not None else None
-        await _compare_file(looking, layout.removed(point.number, removed.path), manifest, wanted, structure)
+        number = point.previous if removed.undo is None else None
+        wanted = _Wanted(Part.REMOVED_DISK, costs, removed.id, number)
+        structure = (older, disk) if older is not None and disk is not None and removed.undo is None else None
+        await _compare_file(looking, content, manifest, wanted, structure)
+        if removed.undo is not None:
+            await _verify_undo_log(looking, older, point, removed, manifests)

@@ -35,16 +35,21 @@ async def check_records(looking: Looking) -> list[RecoveryPoint]:
         looking.ctx.observe(Warned("the replica's records have no copies yet: the next 'replicad sync' makes them"))
     _tell_faults(looking, files, both, has_copies)
     points: list[RecoveryPoint] = []
-    for number in numbers.committed:
+    # Which number comes next, going back; below a lost record any may be a point.
+    wanted = numbers.latest
+    while (number := wanted) is not None:
+        wanted = max((n for n in numbers.committed if n < number), default=None)
         point_record = point_files(replica, replica.layout.point_dir(number), number)
         record = await read_both(point_record)
         if record.record is not None:
             points.append(record.record)
+            wanted = record.record.previous
             _tell_faults(looking, point_record, record, has_copies)
             continue
         lost = tuple(n for n in numbers.committed if n <= number)
         for path, fault in record.faults.items():
             looking.findings.add(Damage(Part.RECORD, path, fault, f"points up to {number}", points=lost))
+    points.reverse()
     looking.found.points = [p.number for p in points]
     return points
 
@@ -100,10 +105,12 @@ def _files_of_point(layout: Layout, point: RecoveryPoint) -> Iterator[str]:
     directory = layout.point_dir(point.number)
     yield layout.point_record(directory)
     yield layout.point_record_copy(directory)
-    yield from (layout.undo(directory, disk.path) for disk in point.disks if disk.undo is not None)
+    yield from (join(directory, undo.file) for undo in point.undo_references())
     for removed in point.removed:
-        yield layout.removed(point.number, removed.path)
-        yield layout.removed_manifest(point.number, removed.path)
+        for holder in (point.number, removed.origin):
+            if holder is not None:
+                yield layout.removed(holder, removed.path, removed.since)
+                yield layout.removed_manifest(holder, removed.path, removed.since)
 
 
 def _is_of_cycle(layout: Layout, path: str, pending: int) -> bool:

@@ -31,7 +31,7 @@ async def damage(world: World) -> set[str]:
         LAYOUT.manifest(CONFIG, 3): 4096 + 3,
         LAYOUT.disk(NEW): 5,
         LAYOUT.disk(DISK): CHUNK + 9,  # among zeros
-        LAYOUT.removed_manifest(3, GONE): 8192 + 1,
+        LAYOUT.removed_manifest(3, GONE, 3): 8192 + 1,
         LAYOUT.undo(LAYOUT.point_dir(4), DISK): 2 * 4096 + 4000,  # in what fills the last block
     }
     for path, offset in places.items():

@@ -66,12 +66,12 @@ CONFIG = Path(__file__).parents[2] / "config"
 
 # Sound examples of everything.
 
-_UNDO = UndoReference(UNDO_HEADER.previous_size_bytes, 8192, 1, "44" * 32)
+_UNDO = UndoReference(UNDO_HEADER.previous_size_bytes, 8192, 1, "44" * 32, "하위%2Fweb.vhdx.undo")
 _DISK = DiskState(
     DISK_ID, "하위/web.vhdx", FileKind.DISK, 7 * CHUNK, CHUNK, Change.DELTA, Provenance.FULL_SCAN,
     ManifestReference(2, "33" * 32), _UNDO, Statistics(1, 2, 3, 4, 5),
 )  # fmt: skip
-_GONE = RemovedDisk("55" * 16, "gone.vhdx", ManifestReference(1, "66" * 32))
+_GONE = RemovedDisk("55" * 16, "gone.vhdx", ManifestReference(1, "66" * 32), 2)
 REPLICA = ReplicaRecord(FORMAT_VERSION, REPLICA_ID, "웹", r"\\nas\vms\웹", "77" * 8, 1, Role.REPLICA, NOW, "host 0.1")
 POINT = RecoveryPoint(
     FORMAT_VERSION, REPLICA_ID, "웹", 2, 1, NOW, CycleKind.DELTA, Consistency.COLD, 1, "host", (_DISK,), (_GONE,),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -30,39 +30,57 @@ from replicad.model.points import (
     Statistics,
     UndoReference,
 )
+from replicad.replica.layout import disk_key
 from replicad.replica.records import decode, encode
 
+Disk = TypeVar("Disk", DiskState, RemovedDisk)
+
+APART = (lambda disk: disk.id, lambda disk: folded(disk.path))
 ID = st.binary(min_size=16, max_size=16).map(bytes.hex)
 DIGEST = st.binary(min_size=32, max_size=32).map(bytes.hex)
 SEED = st.binary(min_size=8, max_size=8).map(bytes.hex)
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
-IN_ONE_POINT = (lambda disk: disk.id, lambda disk: folded(disk.path))
-"""What tells the disks of one point apart."""
 PATH = st.text("가 🖥é%.-x", max_size=20).map(lambda name: f"sub/{name}.vhdx")
 TIME = st.datetimes(datetime(1990, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001 - st adds the zone
-COUNT = st.integers(0, 1 << 63)
+COUNT = st.integers(0, (1 << 63) - 1)
 SIZE = st.integers(0, 64 << 40)
 CHUNK = st.integers(16, 22).map(lambda power: 1 << power)
 MANIFEST = st.builds(ManifestReference, st.integers(1, 1 << 40), DIGEST)
-DISK = st.builds(
+_STATE = st.builds(
     DiskState, ID, PATH, st.sampled_from(FileKind), SIZE, CHUNK, st.sampled_from(Change), st.sampled_from(Provenance),
-    MANIFEST, st.none() | st.builds(UndoReference, SIZE, COUNT, COUNT, DIGEST),
-    st.builds(Statistics, COUNT, COUNT, COUNT, COUNT, COUNT),
+    MANIFEST, st.none(), st.builds(Statistics, COUNT, COUNT, COUNT, COUNT, COUNT),
 )  # fmt: skip
-NUMBER = st.integers(1 << 20, 1 << 40)
+UNDO = st.none() | st.builds(UndoReference, SIZE, COUNT, COUNT, DIGEST, st.sampled_from([".undo", ".7.merged"]))
+NUMBER = st.integers((1 << 20) + 12, 1 << 40)
+
+
+def _with_undo(disk: Disk, undo: UndoReference | None) -> Disk:
+    return replace(disk, undo=undo and replace(undo, file=disk_key(disk.path) + undo.file))
+
+
+DISK = st.builds(_with_undo, _STATE, UNDO)
+SINCE = st.integers(1 << 20, (1 << 20) + 5)
+REMOVED = st.builds(
+    _with_undo,
+    st.builds(
+        RemovedDisk, st.just("ff" * 16), PATH, MANIFEST, SINCE,
+        st.none() | st.integers((1 << 20) + 5, (1 << 20) + 11),
+    ),
+    UNDO,
+)  # fmt: skip
 PREVIOUS = st.none() | st.integers(1, (1 << 20) - 1)
 POINT = st.builds(
     RecoveryPoint, st.just(FORMAT_VERSION), ID, TEXT, NUMBER, PREVIOUS, TIME, st.sampled_from(CycleKind),
-    st.sampled_from(Consistency), COUNT, TEXT, st.lists(DISK, max_size=3, unique_by=IN_ONE_POINT).map(tuple),
-    st.lists(st.builds(RemovedDisk, st.just("ff" * 16), PATH, MANIFEST), max_size=1).map(tuple),
-    st.lists(TEXT, max_size=2).map(tuple), st.builds(Statistics),
+    st.sampled_from(Consistency), COUNT, TEXT, st.lists(DISK, max_size=3, unique_by=APART).map(tuple),
+    st.lists(REMOVED, max_size=1).map(tuple), st.lists(TEXT, max_size=2).map(tuple), st.builds(Statistics),
+    st.booleans(),
 )  # fmt: skip
 REPLICA = st.builds(
     ReplicaRecord, st.just(FORMAT_VERSION), ID, TEXT, TEXT, SEED, COUNT, st.sampled_from(Role), TIME, TEXT
 )
 CYCLE = st.builds(
     CycleRecord, st.just(FORMAT_VERSION), ID, NUMBER, PREVIOUS, TIME, TEXT,
-    st.lists(st.builds(PendingDisk, ID, PATH, CHUNK), max_size=3, unique_by=IN_ONE_POINT).map(tuple),
+    st.lists(st.builds(PendingDisk, ID, PATH, CHUNK), max_size=3, unique_by=APART).map(tuple),
 )  # fmt: skip
 RECORD = st.one_of(POINT, REPLICA, CYCLE)
 
@@ -104,7 +122,7 @@ def test_one_kind_of_record_does_not_pass_for_another() -> None:
 
 SENSE = DiskState(
     "22" * 16, "sub/web.vhdx", FileKind.DISK, 1 << 20, 1 << 16, Change.DELTA, Provenance.FULL_SCAN,
-    ManifestReference(3, "33" * 32), UndoReference(1 << 19, 8192, 1, "44" * 32), Statistics(),
+    ManifestReference(3, "33" * 32), UndoReference(1 << 19, 8192, 1, "44" * 32, "sub%2Fweb.vhdx.undo"), Statistics(),
 )  # fmt: skip
 
 
@@ -114,8 +132,12 @@ SENSE = DiskState(
         {"path": "../../etc/cron.d/x"}, {"path": "/etc/x"}, {"path": "a/../b"}, {"path": ""}, {"path": "a\\b"},
         {"path": "web.vhdx.updating"}, {"id": "../../x"}, {"id": "22"}, {"size_bytes": -1}, {"size_bytes": 1 << 80},
         {"chunk_bytes": 0}, {"chunk_bytes": 1 << 40}, {"manifest": ManifestReference(0, "33" * 32)},
-        {"manifest": ManifestReference(3, "x")}, {"undo": UndoReference(1 << 62, 8192, 1, "44" * 32)},
-        {"undo": UndoReference(1, -1, 1, "44" * 32)},
+        {"manifest": ManifestReference(3, "x")},
+        {"undo": UndoReference(1 << 62, 8192, 1, "44" * 32, "sub%2Fweb.vhdx.undo")},
+        {"undo": UndoReference(1, -1, 1, "44" * 32, "sub%2Fweb.vhdx.undo")},
+        {"undo": UndoReference(1, 1, 1, "44" * 32, "../4/sub%2Fweb.vhdx.undo")},
+        {"undo": UndoReference(1, 1, 1, "44" * 32, "web.vhdx.undo")},
+        {"undo": UndoReference(1, 1, 1, "44" * 32, "sub%2Fweb.vhdx.0.merged")},
     ],
 )  # fmt: skip
 def test_a_sealed_record_that_can_not_be_true_is_refused(wrong: dict[str, Any]) -> None:
@@ -128,3 +150,16 @@ def test_a_sealed_record_that_can_not_be_true_is_refused(wrong: dict[str, Any]) 
     assert decode(encode(point(SENSE)), RecoveryPoint, "it") == point(SENSE)
     with pytest.raises(IntegrityError, match="makes no sense"):
         decode(encode(point(replace(SENSE, **wrong))), RecoveryPoint, "it")
+
+
+@pytest.mark.parametrize(("since", "origin"), [(2, None), (5, None), (4, 2), (4, 4), (3, 5)])
+def test_a_disk_that_went_outside_of_its_record_s_points_is_refused(since: int, origin: int | None) -> None:
+    removed = RemovedDisk("55" * 16, "sub/web.vhdx", SENSE.manifest, since, origin)
+    point = RecoveryPoint(
+        FORMAT_VERSION, "11" * 16, "vm", 4, 2, datetime(2026, 1, 1, tzinfo=UTC), CycleKind.DELTA, Consistency.COLD,
+        1, "host", (), (removed,), (), Statistics(),
+    )  # fmt: skip
+    sound = replace(point, removed=(replace(removed, since=3, origin=3),))
+    assert decode(encode(sound), RecoveryPoint, "it") == sound
+    with pytest.raises(IntegrityError, match="makes no sense"):
+        decode(encode(point), RecoveryPoint, "it")

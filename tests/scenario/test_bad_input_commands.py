@@ -85,7 +85,7 @@ def test_what_is_not_there(scene: Scene) -> None:
     to = ("--to", str(scene.base / "새"), "--standalone")
     for verb, *options in (["restore", *to], ["verify", "--standalone"]):
         scene.here(verb, VM, "--point", "9", *options).refused(
-            10, f"recovery point 9 in {scene.replica}: there are 1 to 1", "See 'replicad points'"
+            10, f"recovery point 9 in {scene.replica}: the latest is 1", "See 'replicad points'"
         )
     for verb, *options in (["sync", "--standalone"], ["points"], ["verify"], ["restore", *to], ["status"]):
         for name in ("web02", "../x", "/etc"):

@@ -98,7 +98,7 @@ def test_a_disk_that_leads_elsewhere_is_refused_by_every_verb(scene: Scene, path
 @pytest.mark.parametrize("path", ["../밖/x.vhdx", "/x.vhdx", "C:x.vhdx"])
 def test_a_removed_disk_that_leads_elsewhere_is_refused(scene: Scene, path: str) -> None:
     point = decode(_point(scene).read_bytes(), RecoveryPoint, "it")
-    removed = RemovedDisk("ab" * 16, path, point.disks[0].manifest)
+    removed = RemovedDisk("ab" * 16, path, point.disks[0].manifest, point.number)
     reseal(_point(scene), RecoveryPoint, removed=(removed,))
     refused_everywhere(scene, "point.json: it is damaged: it makes no sense: ")
 

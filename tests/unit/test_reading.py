@@ -17,7 +17,8 @@ from replicad.model.names import last_part
 from replicad.model.progress import Advanced, PhaseStarted
 from replicad.replica.directory import Replica, open_replica
 from replicad.replica.layout import Layout
-from replicad.replica.view import ChunkRun, open_point_disk, points_from
+from replicad.replica.lineage import points_from
+from replicad.replica.view import ChunkRun, open_point_disk
 from replicad.storage.decorated import DecoratedFile, DecoratedShare
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import Buffer, OpenMode, Share, ShareFile
