@@ -35,6 +35,6 @@ async def open_source(settings: VirtualMachine, shares: Shares, clock: Clock) ->
 
 async def open_machine(settings: VirtualMachine, shares: Shares, clock: Clock, *, resync: bool = False) -> Machine:
     """Open both of the VM's shares. Raises what connecting raises."""
-    job = ReplicationJob(settings.name, str(settings.source), settings.chunk_size_bytes, resync)
+    job = ReplicationJob(settings.name, str(settings.source), settings.chunk_size_bytes, resync, settings.keep)
     source = await open_source(settings, shares, clock)
     return Machine(job, source, await shares.open_replica(settings))

@@ -20,6 +20,7 @@ from replicad.model.points import (
     Statistics,
 )
 from replicad.model.progress import PhaseStarted, Warned, warn_once
+from replicad.model.retention import Keep
 from replicad.replica.cycle import Cycle, begin_cycle, choose_new_disks
 from replicad.replica.directory import Replica, adopt_source, check_belongs, create_replica, open_replica
 from replicad.replica.fence import Fence
@@ -34,19 +35,22 @@ from .context import Context
 from .disk_check import check_disks
 from .disk_cycle import send_disk
 from .manifests import remember_manifest
+from .prune import prune_after_cycle
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicationJob:
     """What is replicated: the VM, its source's name for people, and the chunk size for new disks (None: one that fits).
 
-    `resync`: believe neither the manifest nor what the replica was made from; read both sides.
+    `resync`: believe neither the manifest nor what the replica was made from; read both sides. `keep`: which points to
+    keep once the cycle has committed its own; None: all of them.
     """
 
     vm: str
     source_name: str
     chunk_bytes: int | None = None
     resync: bool = False
+    keep: Keep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,8 @@ async def replicate(
         for disk in sent:
             if disk.state.change is not Change.UNCHANGED:
                 await remember_manifest(replica, disk.state.id, disk.manifest, ctx.cache)
+        if job.keep is not None:
+            await prune_after_cycle(replica, job.keep, lock, ctx)
     return CycleReport(point, standing.pending is not None, point.statistics)
 
 

@@ -8,8 +8,11 @@ from random import Random
 
 import pytest
 
+from replicad.model.retention import Keep
 from replicad.replica.directory import list_numbers, open_replica
+from replicad.replica.lineage import read_lineage
 from replicad.storage.memory import MemoryShare
+from replicad.workflows.pin import pin_points
 from tests.support.faulty import CRASHES, Fault, FaultyShare, When, crashes
 from tests.support.restore_script import copied_out, files_below, script_here
 from tests.support.world import CHUNK, VM, World, digests, memory_world, mutate
@@ -56,11 +59,25 @@ class Copies:
 
 
 async def _note_commit(world: World) -> None:
-    """A sync that died may have committed its point before."""
+    """A sync that died may have committed its point before; a prune that died may have removed some."""
     replica = await open_replica(world.replica, VM)
     if replica is not None:
-        for number in (await list_numbers(replica)).committed:
+        numbers = {p.number for p in await read_lineage(replica, await list_numbers(replica))}
+        for number in numbers:
             world.history.setdefault(number, dict(world.disks))
+        world.history = {number: disks for number, disks in world.history.items() if number in numbers}
+
+
+async def _prune(world: World, share: MemoryShare, random: Random) -> None:
+    """Remove some points; now and then that dies on the way."""
+    faults = {random.randint(1, 60): random.choice(CRASHES)} if random.random() < 0.5 else {}
+    numbers = sorted(world.history)
+    await pin_points(world.replica, VM, {n for n in numbers if random.random() < 0.3}, (), world.context())
+    world.replica = FaultyShare(share.view(), faults)
+    if await crashes(world.prune(Keep(random.randint(1, 3), 0, 0, 0, 0))) and random.random() < 0.6:
+        share.crash(Random(random.random()))
+    world.replica = share.view()
+    await _note_commit(world)
 
 
 async def history_with_deaths(seed: int, restores: int, base: Path) -> None:
@@ -89,6 +106,9 @@ async def history_with_deaths(seed: int, restores: int, base: Path) -> None:
             usual = len(faulty.log)
             world.replica = share.view()
             done += await copies.check(world, 1)
+            if random.random() < 0.5:
+                await _prune(world, share, random)
+                done += await copies.check(world, 2)
         await copies.check(world, 1000)
 
 

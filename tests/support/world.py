@@ -15,6 +15,7 @@ from replicad.model.errors import NotFoundError
 from replicad.model.names import join, parent
 from replicad.model.patience import Patience
 from replicad.model.progress import ProgressEvent
+from replicad.model.retention import Keep
 from replicad.replica.fence import RECENT_S
 from replicad.replica.layout import check_disk_path
 from replicad.storage.memory import MemoryShare
@@ -22,6 +23,8 @@ from replicad.storage.port import LockHolder, OpenMode, Share
 from replicad.tracking.held import HeldSource
 from replicad.tracking.selection import Selection
 from replicad.workflows.context import Context
+from replicad.workflows.list_points import list_points
+from replicad.workflows.prune import PruneReport, prune_replica
 from replicad.workflows.replicate import CycleReport, ReplicationJob, replicate
 from replicad.workflows.restore import restore
 from replicad.workflows.retries import replicate_with_retries
@@ -108,14 +111,24 @@ class World:
         await self.source.remove(path)
         del self.disks[path]
 
-    def job(self, *, resync: bool = False, chunk_bytes: int | None = CHUNK) -> ReplicationJob:
-        return ReplicationJob(VM, self.source.name, chunk_bytes, resync)
+    def job(self, *, resync: bool = False, chunk_bytes: int | None = CHUNK, keep: Keep | None = None) -> ReplicationJob:
+        return ReplicationJob(VM, self.source.name, chunk_bytes, resync, keep)
 
-    async def sync(self, *, resync: bool = False, chunk_bytes: int | None = CHUNK) -> CycleReport:
-        report = await replicate(
-            self.job(resync=resync, chunk_bytes=chunk_bytes), self.change_source(), self.replica, self.context()
-        )
+    async def sync(
+        self, *, resync: bool = False, chunk_bytes: int | None = CHUNK, keep: Keep | None = None
+    ) -> CycleReport:
+        job = self.job(resync=resync, chunk_bytes=chunk_bytes, keep=keep)
+        report = await replicate(job, self.change_source(), self.replica, self.context())
         self.history[report.point.number] = dict(self.disks)
+        if keep is not None:
+            there = {p.number for p in (await list_points(self.replica, VM)).points}
+            self.history = {number: disks for number, disks in self.history.items() if number in there}
+        return report
+
+    async def prune(self, keep: Keep) -> PruneReport:
+        report = await prune_replica(self.replica, VM, keep, self.context())
+        for number in report.removed:
+            self.history.pop(number, None)
         return report
 
     async def sync_with_retries(self, *, patience: Patience | None = None) -> CycleReport:

@@ -1,0 +1,51 @@
+"""Pinning recovery points: a pinned one is never pruned."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+
+from replicad.model.errors import NotFoundError
+from replicad.model.points import RecoveryPoint
+from replicad.model.progress import warn_once
+from replicad.replica.directory import Replica, check_unchanged, list_numbers, replace_point, require_replica
+from replicad.replica.fence import Fence
+from replicad.replica.layout import Layout
+from replicad.replica.lineage import read_lineage
+from replicad.replica.recovery import recover
+from replicad.storage.port import Share
+
+from .context import Context
+
+
+async def pin_points(
+    share: Share, vm_dir: str, pinned: Collection[int], unpinned: Collection[int], ctx: Context
+) -> tuple[RecoveryPoint, ...]:
+    """Write down in the records of these points that they are pinned, or that they are no more; returns all points.
+
+    NotFoundError, with nothing changed, if one of them is not there; LockedError if somebody writes the replica now.
+    """
+    await require_replica(share, vm_dir)
+    async with await share.lock(Layout(vm_dir).lock, ctx.holder()) as lock:
+        replica = await require_replica(share, vm_dir, warn_once(ctx.observe))
+        await recover(replica)
+        points = await read_lineage(replica, await list_numbers(replica))
+        _check_are_there(replica, points, {*pinned, *unpinned})
+        fence = Fence(lock.check, ctx.clock.monotonic_s)
+        for place, point in enumerate(points):
+            wanted = (point.pinned or point.number in pinned) and point.number not in unpinned
+            if wanted != point.pinned:
+                await check_unchanged(replica)
+                await fence.still_ours()
+                points[place] = replace(point, pinned=wanted)
+                await replace_point(replica, points[place])
+    return tuple(points)
+
+
+def _check_are_there(replica: Replica, points: list[RecoveryPoint], wanted: set[int]) -> None:
+    missing = sorted(wanted - {p.number for p in points})
+    if missing:
+        raise NotFoundError(
+            "pin", f"recovery point {missing[0]} in {replica.name}", "there is none of that number",
+            "See 'replicad points'.",
+        )  # fmt: skip
