@@ -27,6 +27,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sync": ("replicad.cli.sync", "Run a cycle of replication now."),
     "status": ("replicad.cli.status", "Tell how each virtual machine's replication stands."),
     "points": ("replicad.cli.points", "List recovery points."),
+    "prune": ("replicad.cli.prune", "Remove the recovery points that no rule keeps."),
     "verify": ("replicad.cli.verify", "Read a replica back and compare it with its manifests."),
     "restore": ("replicad.cli.restore", "Write a point's disks somewhere else."),
     "demo": ("replicad.cli.demo.command", "Show the whole story on this machine, with real SMB servers."),

@@ -68,8 +68,8 @@ def replica_record(data: bytes) -> None:
 def point_record(data: bytes) -> None:
     """point.json"""
     if (found := _record(data, RecoveryPoint)) is not None:
-        json.dumps(_facts(found), ensure_ascii=False).encode()
-        assert all("\n" not in cell for cell in _row(found))
+        json.dumps(_facts(found, ("latest",)), ensure_ascii=False).encode()
+        assert all("\n" not in cell for cell in _row(found, ("latest",)))
         judge(Observation(found.time, found.consistency), 300, _NOW)
 
 

@@ -26,7 +26,7 @@ VM = "웹 서버 🖥"
 BLOCK_AT = 4 * MIB
 """Where the first block of `make_vhdx` lies in its file."""
 _PROGRESS = re.compile(
-    r"locking the replica|holding the source|committing|repairing"
+    r"locking the replica|holding the source|committing|pruning|repairing"
     r"|(initial|delta|resynchronisation|comparing|restoring|verifying( point \d+)?|reading the replica of .+): .+"
     r"|warning: .+"
 )
