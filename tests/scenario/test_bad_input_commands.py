@@ -155,7 +155,8 @@ def test_json_is_all_of_stdout_or_nothing_is(scene: Scene) -> None:
     for verb in (["status"], ["points", VM], ["verify", VM], ["sync", VM], ["sync", VM, "--dry-run"]):
         standalone = ["--standalone"] if verb[0] in ("verify", "sync") else []
         assert scene.run(*verb, *standalone, "--json").done().json()
-    Path(scene.replica / Layout("").record).unlink()
+    for path in (Layout("").record, Layout("").record_copy):
+        (scene.replica / path).unlink()
     for verb in (["points", VM], ["verify", VM, "--standalone"], ["sync", VM, "--standalone"]):
         outcome = scene.here(*verb, "--json")
         assert (outcome.code in (1, 10), outcome.out) == (True, "")

@@ -164,7 +164,8 @@ def test_nothing_that_a_replica_says_steers_a_terminal(scene: Scene) -> None:
     reseal(record, ReplicaRecord, vm=f"{VM}{STEERING}", source=STEERING, created_by=STEERING)
     for number in (1, 2):
         point = decode(_point(scene, number).read_bytes(), RecoveryPoint, "it")
-        disk = replace(point.disks[0], path=f"디스크 1\u202e{STEERING[-1]}.vhdx")
+        path, undo = f"디스크 1\u202e{STEERING[-1]}.vhdx", point.disks[0].undo
+        disk = replace(point.disks[0], path=path, undo=undo and replace(undo, file=f"{path}.undo"))
         reseal(
             _point(scene, number), RecoveryPoint, vm=f"{VM}{STEERING}", host=STEERING, warnings=(STEERING,),
             disks=(disk,),

@@ -208,13 +208,13 @@ def test_a_sealed_record_that_makes_no_sense(
 def test_a_point_that_was_merged_away_is_passed_over(three_points: Scene, replica: Path, target: Path) -> None:
     """Pruning leaves one log that leads from point 3 to point 1, under a name of its own, and the rest of point 2."""
     (replica / f"points/3/{DISK}.undo").unlink()
-    (replica / f"points/2/{DISK}.undo").rename(replica / "points/3/merged 1.undo")
+    (replica / f"points/2/{DISK}.undo").rename(replica / f"points/3/{DISK}.1.merged")
     two = json.loads((replica / "points/2/point.json").read_text())
 
     def edit(record: dict[str, Any]) -> None:
         # Both changes were of one chunk, so the older log alone leads back from point 3 to point 1.
         record["previous"] = 1
-        record["disks"][0]["undo"] = {**two["disks"][0]["undo"], "file": "merged 1.undo"}
+        record["disks"][0]["undo"] = {**two["disks"][0]["undo"], "file": f"{DISK}.1.merged"}
 
     resealed(replica / "points/3/point.json", edit)
     assert script_here(replica, target / "1", "--point", "1").code == 0
