@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-_SAMPLE_INTERVAL_S = 0.05
+_SAMPLE_INTERVAL_S = 0.01
 _STOP_AFTER_S = 900
 _SETTLE_S = 0.02
 _SETTLE_TRIES = 25
@@ -26,7 +26,7 @@ class Measurement:
     """One run of one program, from its start to its end.
 
     `cpu_s` is that of the program and its children, `server_cpu_s` that of the server it talked to (0 without one).
-    `peak_rss_bytes` is the highest resident size that the kernel had noted, looked at every 50 ms, summed over the
+    `peak_rss_bytes` is the highest resident size that the kernel had noted, looked at every 10 ms, summed over the
     program and its children.
     """
 

@@ -58,12 +58,14 @@ def print_results(results: Results) -> None:
     for line in (*facts(results), LEGEND):
         print_line(line)
     for table in tables(results.outcomes):
-        print_line(f"\n{table.case}")
+        print_line("")
+        print_line(table.case)
         print_table(table.headers, table.rows, right=range(_ALWAYS_SHOWN, len(table.headers)))
         for sentence in table.left_out:
             print_line(f"left out: {sentence}")
     for sentence in results.left_out:
-        print_line(f"\nleft out: {sentence}")
+        print_line("")
+        print_line(f"left out: {sentence}")
 
 
 def megabytes_per_s(standing: Standing, size_bytes: int) -> float:

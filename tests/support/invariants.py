@@ -153,5 +153,6 @@ def files_of_point(number: int, record: dict[str, Any]) -> set[str]:
     found = {LAYOUT.point_record(directory), LAYOUT.point_record_copy(directory)}
     found |= {LAYOUT.undo(directory, disk["path"]) for disk in record["disks"] if disk["undo"]}
     for disk in record["removed"]:
-        found |= {f"{directory}/{disk_key(disk['path'])}{suffix}" for suffix in (".removed", ".xxh3")}
+        stem = f"{directory}/{disk_key(disk['path'])}.{disk['since']}"
+        found |= {f"{stem}.removed", f"{stem}.xxh3"}
     return found
