@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -68,14 +69,14 @@ def interrupted(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
 
 
-def recovers(history: History, target: Path, replica: str, *options: str, **how: object) -> list[Outcome]:
+def recovers(history: History, target: Path, replica: str, *options: str, **how: Any) -> list[Outcome]:
     """Run every verb that recovery needs; each point comes back as it was."""
-    listed = bare("points", "--replica", replica, *options, "--json", **how)  # type: ignore[arg-type] # passed on
+    listed = bare("points", "--replica", replica, *options, "--json", **how)
     assert (listed.code, [p["number"] for p in listed.json()]) == (0, [1, 2]), listed
-    verified = bare("verify", "--replica", replica, *options, **how)  # type: ignore[arg-type] # passed on
+    verified = bare("verify", "--replica", replica, *options, **how)
     assert verified.code == 0, verified
-    latest = bare("restore", "--replica", replica, *options, "--to", f"{target}/2", **how)  # type: ignore[arg-type]
-    older = bare("restore", "--replica", replica, *options, "--to", f"{target}/1", "--point", "1", **how)  # type: ignore[arg-type]
+    latest = bare("restore", "--replica", replica, *options, "--to", f"{target}/2", **how)
+    older = bare("restore", "--replica", replica, *options, "--to", f"{target}/1", "--point", "1", **how)
     for number, outcome in ((1, older), (2, latest)):
         assert outcome.code == 0, outcome
         assert files_below(target / str(number)) == history[number]
