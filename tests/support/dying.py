@@ -42,3 +42,8 @@ async def die(world: World, choice: Choice, nth: int = 1, when: When = When.TORN
     world.replica = DyingShare(share.view(), choice, nth, when)
     assert await crashes(world.sync(resync=resync))
     world.replica = share.view()
+
+
+async def die_after(world: World, part: str) -> None:
+    """A cycle that dies when the first change is done whose description holds `part`."""
+    await die(world, lambda what: part in what, when=When.AFTER)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from random import Random
-from typing import Any
 
 import pytest
 
@@ -15,31 +14,10 @@ from replicad.storage.port import OpenMode
 from replicad.workflows.list_points import list_points
 from replicad.workflows.repair import verify_and_repair
 from replicad.workflows.verify import verify
-from tests.support.faulty import Fault, FaultyShare, When, crashes
+from tests.support.dying import die_after
 from tests.support.world import CHUNK, VM, World, digests, memory_world
 
 LAYOUT = Layout(VM)
-
-
-class DyingShare(FaultyShare):
-    """Crashes after the first change whose description holds `last`."""
-
-    def __init__(self, inner: MemoryShare, last: str) -> None:
-        super().__init__(inner)
-        self._last = last
-
-    async def change(self, what: str, whole: Any, half: Any = None) -> Any:
-        if self._last in what:
-            self.faults[len(self.log) + 1] = Fault(When.AFTER)
-        return await super().change(what, whole, half)
-
-
-async def _dies_after(world: World, last: str) -> None:
-    share = world.replica
-    assert isinstance(share, MemoryShare)
-    world.replica = DyingShare(share.view(), last)
-    assert await crashes(world.sync())
-    world.replica = share.view()
 
 
 async def _flip(world: World, path: str, offset: int) -> None:
@@ -79,7 +57,7 @@ async def test_a_cycle_that_stopped_at_a_damaged_manifest_is_not_in_the_way_of_i
 async def test_a_manifest_is_made_anew_while_a_cycle_is_under_way(damaged: str) -> None:
     async with memory_world() as world:
         await _two_disks_one_point(world)
-        await _dies_after(world, f"write {LAYOUT.updating('a.vhd')}")
+        await die_after(world, f"write {LAYOUT.updating('a.vhd')}")
         manifest = LAYOUT.manifest(damaged, 1)
         await _flip(world, manifest, 4096 + 3)
         with pytest.raises(IntegrityError, match=r"manifest.*damaged"):
@@ -93,7 +71,7 @@ async def test_a_manifest_is_made_anew_while_a_cycle_is_under_way(damaged: str) 
 async def test_resynchronisation_goes_on_with_a_cycle_under_way_without_the_manifest(damaged: str) -> None:
     async with memory_world() as world:
         await _two_disks_one_point(world)
-        await _dies_after(world, f"write {LAYOUT.updating('a.vhd')}")
+        await die_after(world, f"write {LAYOUT.updating('a.vhd')}")
         await world.replica.remove(LAYOUT.manifest(damaged, 1))
         await world.sync(resync=True)
         await world.check_all_points()
@@ -137,7 +115,7 @@ async def test_a_damaged_record_of_a_cycle_under_way_costs_only_the_disks_that_i
     async with memory_world() as world:
         await _two_disks_one_point(world)
         await world.put("c.vhd", Random(2).randbytes(CHUNK))
-        await _dies_after(world, f"write {LAYOUT.initial('c.vhd')}")
+        await die_after(world, f"write {LAYOUT.initial('c.vhd')}")
         await _flip(world, LAYOUT.cycle_record(LAYOUT.pending_dir(2)), 30)
         assert digests(await world.restored(1)) == digests(world.history[1])
         await world.sync()
@@ -148,7 +126,7 @@ async def test_a_damaged_record_of_a_cycle_under_way_costs_only_the_disks_that_i
 async def test_a_missing_record_of_a_cycle_under_way_does_not_cost_the_old_bytes() -> None:
     async with memory_world() as world:
         await _two_disks_one_point(world)
-        await _dies_after(world, f"write {LAYOUT.updating('a.vhd')}")
+        await die_after(world, f"write {LAYOUT.updating('a.vhd')}")
         await world.replica.remove(LAYOUT.cycle_record(LAYOUT.pending_dir(2)))
         assert digests(await world.restored(1)) == digests(world.history[1])
         await world.sync()
@@ -159,7 +137,7 @@ async def test_a_damaged_record_of_a_point_that_was_all_but_committed_is_written
     async with memory_world() as world:
         await _two_disks_one_point(world)
         record = LAYOUT.point_record(LAYOUT.pending_dir(2))
-        await _dies_after(world, f"rename {record}.tmp")
+        await die_after(world, f"rename {record}.tmp")
         await _flip(world, record, 30)
         assert digests(await world.restored(1)) == digests(world.history[1])
         await world.sync()

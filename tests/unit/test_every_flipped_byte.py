@@ -10,16 +10,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from functools import partial
 from random import Random
-from typing import Any
 
 import pytest
 
 from replicad.model.errors import IntegrityError
-from replicad.storage.memory import MemoryShare
 from replicad.workflows.damage import Verification
 from replicad.workflows.opening import opened_replica
 from replicad.workflows.verify import verify, verify_opened
-from tests.support.faulty import Fault, FaultyShare, When, crashes
+from tests.support.dying import die_after
 from tests.support.small_replica import DISK, LAYOUT, fill, flip_at_once
 from tests.support.world import CHUNK, VM, World, digests, memory_world, read_tree
 
@@ -120,19 +118,6 @@ async def can_be_restored(world: World, number: int) -> bool:
     return True
 
 
-class DyingShare(FaultyShare):
-    """Crashes after the first change whose description holds `last`."""
-
-    def __init__(self, inner: MemoryShare, last: str) -> None:
-        super().__init__(inner)
-        self._last = last
-
-    async def change(self, what: str, whole: Any, half: Any = None) -> Any:
-        if self._last in what:
-            self.faults[len(self.log) + 1] = Fault(When.AFTER)
-        return await super().change(what, whole, half)
-
-
 async def interrupted(world: World) -> None:
     """A replica whose cycle was killed in the middle of a disk of several chunks."""
     random = Random(5)
@@ -141,11 +126,7 @@ async def interrupted(world: World) -> None:
     await world.sync()
     await world.put(DISK, random.randbytes(2 * CHUNK) + world.disks[DISK][2 * CHUNK :])
     await world.put("b.vhd", random.randbytes(CHUNK))
-    share = world.replica
-    assert isinstance(share, MemoryShare)
-    world.replica = DyingShare(share.view(), f"write {LAYOUT.updating(DISK)}")
-    assert await crashes(world.sync())
-    world.replica = share.view()
+    await die_after(world, f"write {LAYOUT.updating(DISK)}")
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from random import Random
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,7 +15,8 @@ from replicad.replica.undo_format import UndoHeader, encode_file_header
 from replicad.storage.documents import exists
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
-from tests.support.faulty import Fault, FaultyShare, When, crashes
+from tests.support.dying import die_after
+from tests.support.faulty import FaultyShare
 from tests.support.world import CHUNK, VM, World, digests, memory_world
 
 T = TypeVar("T")
@@ -38,33 +39,16 @@ class LockOnly(FaultyShare):
         return await super().change(what, whole, half)
 
 
-class DyingShare(FaultyShare):
-    """Crashes after the first change whose description begins with `last`."""
-
-    def __init__(self, inner: MemoryShare, last: str) -> None:
-        super().__init__(inner)
-        self._last = last
-
-    async def change(
-        self, what: str, whole: Callable[[], Awaitable[T]], half: Callable[[], Awaitable[object]] | None = None
-    ) -> T:
-        if what.startswith(self._last):
-            self.faults[len(self.log) + 1] = Fault(When.AFTER)
-        return await super().change(what, whole, half)
-
-
 async def _die_at(world: World, step: str) -> MemoryShare:
     """Two points, and a third cycle that died after its first step of that kind."""
     random = Random(1)
-    share = world.replica
-    assert isinstance(share, MemoryShare)
     for _ in range(2):
         await world.put("a.vhd", random.randbytes(3 * CHUNK))
         await world.sync()
     await world.put("a.vhd", random.randbytes(3 * CHUNK))
-    world.replica = DyingShare(share.view(), step)
-    assert await crashes(world.sync())
-    return share.view()
+    await die_after(world, step)
+    assert isinstance(world.replica, MemoryShare)
+    return world.replica
 
 
 @pytest.mark.parametrize(
@@ -102,10 +86,10 @@ async def test_the_log_of_a_dead_cycle_is_believed_only_about_its_own_disk(wrong
         async with await share.open(path, OpenMode.WRITE) as file:
             block = bytearray(4096)
             await file.read_into(block, 0)
-            header = {
+            header: dict[str, Any] = {
                 "replica_id": block[16:32].hex(), "disk_id": block[32:48].hex(), "point": 3, "chunk_bytes": CHUNK,
                 "previous_size_bytes": 3 * CHUNK, **wrong,
             }  # fmt: skip
-            await file.write(encode_file_header(UndoHeader(**header)), 0)  # type: ignore[arg-type]  # by their names
+            await file.write(encode_file_header(UndoHeader(**header)), 0)
         with pytest.raises(IntegrityError, match="belongs to another disk, replica or point"):
             await world.restored(2)
