@@ -6,7 +6,8 @@ from __future__ import annotations
 import asyncio
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
@@ -329,7 +330,11 @@ def flushes(sent: bytearray) -> int:
     return found
 
 
-async def test_each_handle_that_wrote_is_flushed_once(samba: SambaDirectory) -> None:
+@asynccontextmanager
+async def listened_to(
+    samba: SambaDirectory,
+) -> AsyncIterator[tuple[SmbRelay, SmbShare, ShareFile, dict[int, bytearray]]]:
+    """A file that is open on both connections, and what its client has sent over each of them, signed."""
     sent: dict[int, bytearray] = {}
 
     def listen(data: bytes) -> None:
@@ -341,6 +346,11 @@ async def test_each_handle_that_wrote_is_flushed_once(samba: SambaDirectory) -> 
         await share.open("disk", OpenMode.CREATE) as file,
     ):
         await open_everywhere(share, file)
+        yield relay, share, file, sent
+
+
+async def test_each_handle_that_wrote_is_flushed_once(samba: SambaDirectory) -> None:
+    async with listened_to(samba) as (_, share, file, sent):
         assert [flushes(sent[number]) for number in (0, 1)] == [0, 0]
         await file.flush()
         assert [flushes(sent[number]) for number in (0, 1)] == [1, 1]
@@ -353,17 +363,7 @@ async def test_each_handle_that_wrote_is_flushed_once(samba: SambaDirectory) -> 
 
 
 async def test_a_write_that_ends_after_a_flush_has_begun_is_flushed_by_the_next_one(samba: SambaDirectory) -> None:
-    sent: dict[int, bytearray] = {}
-
-    def listen(data: bytes) -> None:
-        sent.setdefault(relay.passing, bytearray()).extend(data)
-
-    async with (
-        smb_relay(samba.server.host, samba.server.port, listen=listen) as relay,
-        open_share(samba.server, samba.address(), port=relay.port, encryption_required=False) as share,
-        await share.open("disk", OpenMode.CREATE) as file,
-    ):
-        await open_everywhere(share, file)
+    async with listened_to(samba) as (relay, _, file, sent):
         await file.flush()
         relay.carried_bytes.clear()
         async with asyncio.TaskGroup() as group:

@@ -11,7 +11,7 @@ import pytest
 
 from replicad.model.points import ReplicaRecord
 from replicad.replica.records import decode, encode
-from tests.support.scene import VM, Scene, change, contents, flip_bit, local_scene, tree_of
+from tests.support.scene import VM, Scene, change, contents, flip_bit, scene_with_three_points, tree_of
 
 DISK = "디스크 1.vhdx"
 MAKES_POINTS = ("sync", VM, "--standalone")
@@ -20,12 +20,7 @@ MAKES_POINTS = ("sync", VM, "--standalone")
 @pytest.fixture(scope="module")
 def three_points(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A local scene with three points; its source stays as it is at the third."""
-    made = local_scene(tmp_path_factory.mktemp("장면"))
-    made.sync()
-    for seed in (2, 3):
-        change(made.source / DISK, seed)
-        made.sync()
-    return made
+    return scene_with_three_points(tmp_path_factory.mktemp("장면"), DISK)
 
 
 @pytest.fixture

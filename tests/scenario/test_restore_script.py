@@ -13,7 +13,16 @@ from typing import Any
 import pytest
 
 from tests.support.restore_script import files_below, run_script, script, script_here
-from tests.support.scene import BLOCK_AT, Outcome, Scene, change, contents, flip_bit, local_scene, tree_of
+from tests.support.scene import (
+    BLOCK_AT,
+    Outcome,
+    Scene,
+    contents,
+    flip_bit,
+    local_scene,
+    scene_with_three_points,
+    tree_of,
+)
 
 DISK = "디스크 1.vhdx"
 CHUNK = 64 * 1024
@@ -22,12 +31,7 @@ CHUNK = 64 * 1024
 @pytest.fixture(scope="module")
 def three_points(tmp_path_factory: pytest.TempPathFactory) -> Scene:
     """A local scene with three points."""
-    made = local_scene(tmp_path_factory.mktemp("장면"))
-    made.sync()
-    for seed in (2, 3):
-        change(made.source / DISK, seed)
-        made.sync()
-    return made
+    return scene_with_three_points(tmp_path_factory.mktemp("장면"), DISK)
 
 
 @pytest.fixture

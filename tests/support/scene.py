@@ -221,6 +221,16 @@ def local_scene(base: Path) -> Scene:
     return Scene(base, source, replica, {"source": _quoted(str(source)), "replica": _quoted(str(replica))})
 
 
+def scene_with_three_points(base: Path, disk: str) -> Scene:
+    """A local scene with three points, between which this disk changed; its source stays as it is at the third."""
+    made = local_scene(base)
+    made.sync()
+    for seed in (2, 3):
+        change(made.source / disk, seed)
+        made.sync()
+    return made
+
+
 def smb_scene(base: Path, directory: SambaDirectory, share: str = ENCRYPTED) -> Scene:
     """The same with both in a fresh directory of the common server, reached through one of its shares."""
     server, scene = directory.server, local_scene(directory.path)

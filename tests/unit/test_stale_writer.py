@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -22,9 +23,9 @@ LAYOUT = Layout(VM)
 Change = Callable[[Share, ReplicaRecord], Awaitable[None]]
 
 
-def rewritten(**fields: object) -> Change:
+def rewritten(**fields: Any) -> Change:
     async def change(share: Share, record: ReplicaRecord) -> None:
-        await replace_whole(share, LAYOUT.record, encode(replace(record, **fields)))  # type: ignore[arg-type]  # of tests
+        await replace_whole(share, LAYOUT.record, encode(replace(record, **fields)))
 
     return change
 
