@@ -90,9 +90,9 @@ async def prune(replica: Replica, keep: Keep, lock: ShareLock, ctx: Context) -> 
 async def prune_after_cycle(replica: Replica, keep: Keep, lock: ShareLock, ctx: Context) -> None:
     """As `prune`, at the end of a cycle, whose point stands whatever happens here: what goes wrong is a warning."""
     try:
-        numbers = await list_numbers(replica)
-        # Fewer directories than points to keep: no record need be read.
-        if len(numbers.committed) > keep.latest or await has_leftovers(replica):
+        # Without a rule, or with fewer directories than points to keep, no record need be read.
+        full = not keep.keeps_all() and len((await list_numbers(replica)).committed) > keep.latest
+        if full or await has_leftovers(replica):
             await prune(replica, keep, lock, ctx)
     except ReplicadError as error:
         ctx.observe(Warned(f"points that no rule keeps are still there: {error}"))

@@ -251,3 +251,16 @@ async def test_prune_and_pin_wait_for_nobody_who_holds_the_replica() -> None:
             with pytest.raises(LockedError):
                 await pin_points(world.replica, VM, {1}, (), world.context())
         await _check(world)
+
+
+async def test_a_cycle_of_a_vm_that_keeps_all_points_reads_no_older_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with memory_world() as world:
+        await _points(world, 3)
+
+        async def read(*_: object) -> None:
+            raise AssertionError("the records of all points were read")
+
+        monkeypatch.setattr("replicad.workflows.prune.read_lineage", read)
+        await world.put(DISK, bytes(4 * CHUNK))
+        await world.sync(keep=Keep(0, 0, 0, 0, 0))
+        await world.check_all_points()
