@@ -67,6 +67,7 @@ async def _check_target(point: RecoveryPoint, target: Share) -> None:
 async def _check_room(opened: OpenedReplica, target: Share) -> None:
     needed_bytes = 0
     for state in opened.point.disks:
+        # Opened once more for restoring: the manifests of all disks at a time might not fit into memory.
         async with await _open_disk(opened, state) as disk:
             needed_bytes += _nonzero_bytes(disk)
         with suppress(NotFoundError):  # what a restore that was interrupted left there makes way for this one
