@@ -8,7 +8,7 @@ from contextlib import suppress
 from replicad.model.errors import OutOfSpaceError, ReplicadError
 
 from .decorated import DecoratedFile, DecoratedShare, innermost
-from .port import Buffer, CopyRange, Share, ShareFile
+from .port import Buffer, CopyRange, Piece, Share, ShareFile
 
 
 class RoomTellingShare(DecoratedShare):
@@ -26,6 +26,10 @@ class _RoomTellingFile(DecoratedFile):
 
     async def write(self, data: Buffer, offset: int) -> None:
         await self._telling(memoryview(data).nbytes, lambda: self.inner.write(data, offset))
+
+    async def write_pieces(self, pieces: Sequence[Piece]) -> None:
+        length = sum(memoryview(data).nbytes for data, _ in pieces)
+        await self._telling(length, lambda: self.inner.write_pieces(pieces))
 
     async def zero(self, offset: int, length: int) -> None:
         await self._telling(length, lambda: self.inner.zero(offset, length))
