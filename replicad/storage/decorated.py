@@ -1,14 +1,17 @@
 """Shares and files that stand in front of others: the base of throttling, retrying, counting and breaking ones.
 
-Each method hands over to the inner object; a decorator overrides what it cares about.
+Each method hands over to the inner object; a decorator overrides what it cares about. `write_pieces` and `read_and`
+of one that overrides `write` or `read_into` are made of those, piece by piece and with one more hop to a thread, unless
+it overrides them, too: all that stand in a path of data do.
 """
 
 from __future__ import annotations
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from replicad.model.extents import Extent
 
@@ -25,6 +28,9 @@ from .port import (
     ShareLock,
     Stat,
 )
+from .using import read_then_use
+
+T = TypeVar("T")
 
 
 def innermost(file: ShareFile) -> ShareFile:
@@ -47,11 +53,20 @@ class DecoratedFile:
     async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
         return await self.inner.read_into(buffer, offset)
 
+    async def read_and(
+        self, buffer: bytearray | memoryview, offset: int, use: Callable[[memoryview], T], executor: Executor
+    ) -> T:
+        if type(self).read_into is DecoratedFile.read_into:
+            return await self.inner.read_and(buffer, offset, use, executor)
+        return await read_then_use(self, buffer, offset, use, executor)
+
     async def write(self, data: Buffer, offset: int) -> None:
         await self.inner.write(data, offset)
 
     async def write_pieces(self, pieces: Sequence[Piece]) -> None:
-        # Whoever cares about what is written overrides `write`; who can do more for many pieces does this one, too.
+        if type(self).write is DecoratedFile.write:
+            await self.inner.write_pieces(pieces)
+            return
         for data, offset in pieces:
             await self.write(data, offset)
 

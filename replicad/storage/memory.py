@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace as with_changes
 from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from replicad.model.errors import (
     AccessDeniedError,
@@ -35,6 +36,9 @@ from .holder import describe, encode
 from .memory_tree import Directory, FileNode, Tree
 from .port import Buffer, Capabilities, CopyRange, Identity, LockHolder, OpenMode, Piece, ShareFile, Stat
 from .sparse import PAGE_BYTES
+from .using import read_then_use
+
+T = TypeVar("T")
 
 _UNLIMITED_BYTES = 1 << 60
 
@@ -77,6 +81,11 @@ class MemoryFile:
         await self._turn("read")
         refuse_negative(offset)
         return self._node.content.read_into(memoryview(buffer).cast("B"), offset)
+
+    async def read_and(
+        self, buffer: bytearray | memoryview, offset: int, use: Callable[[memoryview], T], executor: Executor
+    ) -> T:
+        return await read_then_use(self, buffer, offset, use, executor)
 
     async def write(self, data: Buffer, offset: int) -> None:
         await self._turn("write", changes=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import builtins
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from replicad.model.extents import Extent
 
@@ -23,6 +25,8 @@ from .port import (
     ShareLock,
     Stat,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -51,6 +55,14 @@ class MeteredFile(DecoratedFile):
         count = await self.inner.read_into(buffer, offset)
         self._meter.read_bytes += count
         return count
+
+    async def read_and(
+        self, buffer: bytearray | memoryview, offset: int, use: Callable[[memoryview], T], executor: Executor
+    ) -> T:
+        self._meter.calls["read_and"] += 1
+        count, result = await self.inner.read_and(buffer, offset, lambda part: (len(part), use(part)), executor)
+        self._meter.read_bytes += count
+        return result
 
     async def write(self, data: Buffer, offset: int) -> None:
         self._meter.calls["write"] += 1

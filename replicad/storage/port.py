@@ -8,13 +8,16 @@ cancelled may or may not have taken effect, and leaves the object usable or cond
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from enum import Enum
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, TypeVar
 
 from replicad.model.extents import Extent
+
+T = TypeVar("T")
 
 Buffer = bytes | bytearray | memoryview
 Piece = tuple[Buffer, int]
@@ -111,6 +114,15 @@ class ShareFile(Protocol):
 
     async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
         """Fill `buffer` from `offset`; the number of bytes read, which is less than asked only at the end of file."""
+
+    async def read_and(
+        self, buffer: bytearray | memoryview, offset: int, use: Callable[[memoryview], T], executor: Executor
+    ) -> T:
+        """Fill `buffer` as `read_into` does, and return what `use` makes of the part that was read.
+
+        It is called on the thread that has just read, where there is one, as the bytes are in the processor's cache and
+        need no other hop to a thread; else on one of `executor`. After being cancelled it may still look at the buffer.
+        """
 
     async def write(self, data: Buffer, offset: int) -> None:
         """Write all of `data` at `offset`, growing the file as needed. Not durable before `flush`.

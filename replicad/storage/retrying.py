@@ -11,6 +11,7 @@ import asyncio
 import builtins
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Executor
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -95,6 +96,12 @@ class _RetryingFile(DecoratedFile):
     async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
         await self._identify()
         return await self._steadily(lambda file: file.read_into(buffer, offset))
+
+    async def read_and(
+        self, buffer: bytearray | memoryview, offset: int, use: Callable[[memoryview], T], executor: Executor
+    ) -> T:
+        await self._identify()
+        return await self._steadily(lambda file: file.read_and(buffer, offset, use, executor))
 
     async def allocated_extents(self) -> list[Extent]:
         await self._identify()

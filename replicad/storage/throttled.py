@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from .decorated import DecoratedFile, DecoratedShare
 from .limiter import Throttle
 from .port import Buffer, Piece, Share, ShareFile
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,13 @@ class ThrottledFile(DecoratedFile):
                 return done
             if done == len(view):
                 return done
+
+    async def read_and(
+        self, buffer: bytearray | memoryview, offset: int, use: Callable[[memoryview], T], executor: Executor
+    ) -> T:
+        if self._throttles.receiving.piece_bytes() is None:
+            return await self.inner.read_and(buffer, offset, use, executor)
+        return await super().read_and(buffer, offset, use, executor)
 
     async def write(self, data: Buffer, offset: int) -> None:
         throttle = self._throttles.sending

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -61,6 +60,10 @@ class Hashing:
     chunk_bytes: int
     seed: int
 
+    def measure(self, block: memoryview) -> tuple[int, bytes]:
+        """The length of a block, which starts at a chunk's start, and the hashes of its chunks, joined. Blocking."""
+        return len(block), hash_chunks(block, self.chunk_bytes, self.seed)
+
 
 def pieces(extents: Sequence[Extent], size_bytes: int, chunk_bytes: int) -> Iterator[Extent | Gap]:
     """A disk from its beginning to its end: blocks of whole chunks where extents are, gaps between them."""
@@ -86,7 +89,6 @@ async def scan(
     Up to 9 blocks of 8 MiB are in memory; if `take` keeps more than 6 of them before it returns, it waits for ever.
     BusyError if the file ends early.
     """
-    loop = asyncio.get_running_loop()
     block_bytes = max(_BLOCK_BYTES, hashing.chunk_bytes)
     buffers = Buffers(_BUFFERS, min(block_bytes, max(1, size_bytes)), kept=_BLOCKS_AT_ONCE)
 
@@ -95,9 +97,9 @@ async def scan(
             return piece
         lent = await buffers.borrow()
         view = memoryview(lent.buffer)[: piece.length_bytes]
-        if await file.read_into(view, piece.offset_bytes) != piece.length_bytes:
+        count, hashes = await file.read_and(view, piece.offset_bytes, hashing.measure, hashing.executor)
+        if count != piece.length_bytes:
             raise BusyError("read", file.path, "it became shorter while it was read", "Try again.")
-        hashes = await loop.run_in_executor(hashing.executor, hash_chunks, view, hashing.chunk_bytes, hashing.seed)
         return Block(piece.offset_bytes // hashing.chunk_bytes, hashes, view, lent)
 
     async def hand_on(piece: Block | Gap) -> None:

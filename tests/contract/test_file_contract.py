@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from itertools import count
 from random import Random
@@ -51,6 +53,27 @@ async def test_reading_fills_just_the_part_of_a_buffer_that_it_was_given(tree: T
     async with await tree.share.open("disk", OpenMode.READ) as file:
         assert await file.read_into(memoryview(buffer)[100:200], 500) == 100
     assert buffer == b"\xee" * 100 + pattern(1000)[500:600] + b"\xee" * 100
+
+
+async def test_what_was_just_read_is_used_on_a_thread_and_nothing_behind_the_end_of_the_file(tree: Tree) -> None:
+    await put(tree.share, "disk", pattern(100_000))
+    buffer, threads = bytearray(b"\xee" * 300), set()
+
+    def use(part: memoryview) -> bytes:
+        threads.add(threading.get_ident())
+        return bytes(part)
+
+    with ThreadPoolExecutor(1) as executor:
+        async with await tree.other.open("disk", OpenMode.READ) as file:
+            view = memoryview(buffer)[100:200]
+            assert await file.read_and(view, 500, use, executor) == pattern(1000)[500:600]
+            assert buffer == b"\xee" * 100 + pattern(1000)[500:600] + b"\xee" * 100
+            assert await file.read_and(buffer, 99_990, use, executor) == pattern(100_000)[99_990:]
+            assert await file.read_and(buffer, 100_000, use, executor) == b""
+            with pytest.raises(ZeroDivisionError):
+                await file.read_and(buffer, 0, lambda part: len(part) // 0, executor)
+            assert await file.read_and(buffer, 0, use, executor) == pattern(300)
+    assert threading.get_ident() not in threads
 
 
 async def test_every_kind_of_buffer_is_written_and_an_empty_one_changes_nothing(tree: Tree) -> None:

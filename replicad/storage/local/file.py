@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
 from threading import Lock
@@ -128,6 +129,13 @@ class LocalFile:
         refuse_negative(offset)
         view = memoryview(buffer).cast("B")
         return await self._run("read", lambda fd: _read(fd, view, offset))
+
+    async def read_and(
+        self, buffer: bytearray | memoryview, offset: int, use: Callable[[memoryview], T], executor: Executor
+    ) -> T:
+        refuse_negative(offset)
+        view = memoryview(buffer).cast("B")
+        return await self._run("read", lambda fd: use(view[: _read(fd, view, offset)]))
 
     async def write(self, data: Buffer, offset: int) -> None:
         refuse_negative(offset)

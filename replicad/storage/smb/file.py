@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -13,6 +14,7 @@ from replicad.model.errors import AccessDeniedError, UnsupportedError
 from replicad.model.extents import Extent
 from replicad.storage.copying import refuse_negative, refuse_overlap
 from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, Piece, ShareFile
+from replicad.storage.using import read_then_use
 
 from . import allocation, bulk, calls, status
 from .calls import Control, Handle
@@ -62,6 +64,11 @@ class SmbFile:
             return await tree.link.run(
                 "read", self._subject, lambda job: bulk.read_into(job, tree, handle, view, offset)
             )
+
+    async def read_and(
+        self, buffer: bytearray | memoryview, offset: int, use: Callable[[memoryview], T], executor: Executor
+    ) -> T:
+        return await read_then_use(self, buffer, offset, use, executor)
 
     async def write(self, data: Buffer, offset: int) -> None:
         await self.write_pieces([(data, offset)])
