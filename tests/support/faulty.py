@@ -8,6 +8,7 @@ run without faults tells how many there are (`len(share.log)`); then one run for
 from __future__ import annotations
 
 import builtins
+import copy
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -108,7 +109,7 @@ class FaultyShare(DecoratedShare):
         self.alive()
         self.struck()
         if fault.error is not None:
-            raise fault.error
+            raise copy.copy(fault.error)  # one that is raised again keeps all that the last one was raised in
         self.crash()
         raise Crash
 
