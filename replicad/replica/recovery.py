@@ -41,12 +41,14 @@ async def recover(replica: Replica) -> Standing:
     latest = await read_point(replica, numbers.latest) if numbers.latest else None
     if numbers.pending is None:
         if latest is not None:
-            await settle(replica, latest)
+            await settle(replica, latest, committed_durably=False)
         return Standing(latest, None)
     await _drop_what_came_back(replica, numbers.latest)
     finished = await read_finished_pending(replica, numbers.pending)
     # One of another generation was refused at its commit: its disks are gone on with, as if it had not been finished.
     if finished is not None and finished.generation == replica.record.generation:
+        # Whoever wrote its record may have ended before the name of that was durable.
+        await replica.share.flush_directory(replica.layout.pending_dir(finished.number))
         await publish(replica, finished)
         return Standing(finished, None)
     cycle = await _read_cycle_or_mend(replica, numbers.pending, latest)
@@ -92,12 +94,17 @@ async def publish(replica: Replica, point: RecoveryPoint) -> None:
     await settle(replica, point)
 
 
-async def settle(replica: Replica, latest: RecoveryPoint) -> None:
+async def settle(replica: Replica, latest: RecoveryPoint, *, committed_durably: bool = True) -> None:
     """Give all disks of the latest committed point their own names, and put away what it has no more use for.
 
-    No cycle may be pending.
+    No cycle may be pending. `committed_durably`: the name of the point's directory is known to be durable.
     """
     share, layout = replica.share, replica.layout
+    is_settled = not await exists(share, layout.cycle_record(layout.point_dir(latest.number)))
+    if not is_settled and not committed_durably:
+        # Whoever committed it may have ended before that was durable. It must be before a disk has its own name: else
+        # the server could forget the one and keep the other, and nobody would look for the undo log of such a disk.
+        await share.flush_directory(layout.points_dir)
     # Of disks that were gone before, nothing lies there; one of their name is another disk.
     newly_gone = [r for r in latest.removed if r.since == latest.number]
     paths = [*(d.path for d in latest.disks), *(r.path for r in newly_gone)]
@@ -122,8 +129,8 @@ async def settle(replica: Replica, latest: RecoveryPoint) -> None:
             )  # fmt: skip
         await share.rename(source, target)
     directories = {parent(path) for rename in renames for path in rename}
-    if await exists(share, layout.cycle_record(layout.point_dir(latest.number))):
-        # Not settled yet. Whoever began may have ended before what it had renamed was durable.
+    if not is_settled:
+        # Whoever began may have ended before what it had renamed was durable.
         directories |= {layout.points_dir, layout.point_dir(latest.number), layout.manifests_dir}
         directories |= {parent(layout.disk(path)) for path in paths}
     for directory in sorted(directories):

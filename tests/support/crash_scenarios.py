@@ -144,6 +144,22 @@ async def a_point_without_its_names(stage: Stage) -> None:
     await stage.put(_ONE, changed(stage.disks[_ONE], 0))
 
 
+async def a_point_just_named(stage: Stage) -> None:
+    """Committed by one who died before that was durable."""
+    await other_disks(stage)
+    await die(stage, _names_the_point, when=When.AFTER)
+    stage.history[3] = dict(stage.disks)
+
+
+async def a_point_just_sealed_and_named(stage: Stage) -> None:
+    """The same, and who had sealed it died before that was durable."""
+    await other_disks(stage)
+    sealed = _LAYOUT.point_record(_LAYOUT.pending_dir(3))
+    await die(stage, lambda what: what.startswith("rename") and what.endswith(f" to {sealed}"), when=When.AFTER)
+    await die(stage, _names_the_point, when=When.AFTER)
+    stage.history[3] = dict(stage.disks)
+
+
 def _names_the_point(what: str) -> bool:
     return what.startswith("rename") and what.endswith(_LAYOUT.point_dir(3))
 
@@ -252,6 +268,8 @@ SCENARIOS = (
     Scenario("resumed after half a rollback", a_rollback_that_was_interrupted, small_batches=True),
     Scenario("sealed", a_sealed_point),
     Scenario("settling", a_point_without_its_names),
+    Scenario("settling what was just committed", a_point_just_named),
+    Scenario("settling what was just sealed and committed", a_point_just_sealed_and_named),
     Scenario("rollback", a_torn_write, act=undo_what_is_pending, small_batches=True),
     Scenario("resync of a damaged replica", a_damaged_replica_and_changes, act=resync, finish=resync, spoiled=True,
              may_change=False),
