@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from replicad.model.chunks import chunk_length
 from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import PAGE_HASHES, ZERO_HASH, Manifest
-from replicad.model.names import join
+from replicad.model.names import join, path_on
 from replicad.model.points import DiskState, RecoveryPoint, RemovedDisk
 from replicad.model.progress import Advanced
 from replicad.replica.manifest_file import manifest_digest, read_manifest
@@ -247,13 +247,16 @@ async def verify_removed(
         return
     for removed in point.removed:
         disk = older.disk(removed.id) if older is not None else None
+        lost = layout.removed(point.number, removed.path, removed.since)
         path = layout.removed_manifest(point.number, removed.path, removed.since)
         costs = f"{removed.path} in points before {point.number}"
         try:
             content, path = await find_removed_disk(replica, point.number, removed)
             manifest = await read_manifest(replica.share, path, replica.owner(removed.id), removed.manifest.digest)
         except (IntegrityError, NotFoundError) as error:
-            damage = Damage(Part.REMOVED_DISK, path, error.answer, costs)
+            # Either the content is missing, or its manifest is, or is damaged.
+            file = lost if error.subject == path_on(replica.share.name, lost) else path
+            damage = Damage(Part.REMOVED_DISK, file, error.answer, costs)
             looking.findings.add_of_disk(damage, removed.id, point.previous, None)
             continue
         manifests[removed.id] = manifest
