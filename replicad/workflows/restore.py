@@ -6,7 +6,7 @@ from collections.abc import Container
 from contextlib import suppress
 from dataclasses import dataclass
 
-from replicad.model.errors import AlreadyExistsError, NotFoundError, OutOfSpaceError, ReplicadError
+from replicad.model.errors import AlreadyExistsError, BusyError, NotFoundError, OutOfSpaceError, ReplicadError
 from replicad.model.names import folded, parent, path_on
 from replicad.model.points import DiskState, RecoveryPoint
 from replicad.model.progress import Advanced, PhaseStarted
@@ -103,15 +103,30 @@ async def _restore_disk(
                 await file.set_size(state.size_bytes)
                 written_bytes = await _copy(opened, disk, file, ctx)
                 await file.flush()
+                still_named = await _has_name(target, partial, file)
         except ReplicadError as error:
             with suppress(ReplicadError):  # what went wrong first is what is told
                 await _remove_if_there(target, partial)
             if isinstance(error, OutOfSpaceError):
                 raise await _room_taken(error, _nonzero_bytes(disk), target) from None
             raise
+    if not still_named:
+        raise BusyError(
+            "restore to", path_on(target.name, partial), "something else has taken the file's place meanwhile",
+            "If another restore is running there, give each one a directory of its own.",
+        )  # fmt: skip
     await target.rename(partial, state.path)
     await target.flush_directory(parent(state.path))
     return RestoredDisk(state.path, state.size_bytes, written_bytes)
+
+
+async def _has_name(target: Share, path: str, file: ShareFile) -> bool:
+    """Whether it is still this open file that bears the name: another restore takes one for left behind."""
+    try:
+        async with await target.open(path, OpenMode.READ) as there:
+            return (await there.identity()).file_id == (await file.identity()).file_id
+    except NotFoundError:
+        return False
 
 
 async def _room_taken(error: OutOfSpaceError, needed_bytes: int, target: Share) -> OutOfSpaceError:
