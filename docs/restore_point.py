@@ -23,13 +23,14 @@ import heapq
 import json
 import os
 import re
+import stat
 import struct
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from operator import mul
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TextIO
 
 BLOCK = 4096
 ZERO_HASH = bytes(16)
@@ -206,9 +207,16 @@ def inside(root: Path, *parts: str) -> Path:
     return path
 
 
+def open_file(path: Path) -> BinaryIO:
+    """A regular file; opening a pipe would wait for ever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file", str(path))
+    return path.open("rb")
+
+
 def opened(path: Path, files: ExitStack) -> BinaryIO:
     try:
-        return files.enter_context(path.open("rb"))
+        return files.enter_context(open_file(path))
     except OSError as error:
         raise RestoreError(f"{path} can't be read: {error.strerror}") from None
 
@@ -231,7 +239,7 @@ def unsealed(path: Path) -> dict[str, Any] | str:
         return (json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             raw = file.read(16 << 20)
         record = json.loads(raw)
         content = {key: value for key, value in record.items() if key != "seal"}
@@ -411,7 +419,7 @@ class Manifest:
         self.ids = bytes.fromhex(replica_id) + bytes.fromhex(disk_id)
         self.pages: dict[int, bytearray] = {}
         try:
-            with path.open("rb") as file:
+            with open_file(path) as file:
                 self.read(file, path, digest)
         except OSError as error:
             raise RestoreError(
@@ -617,7 +625,8 @@ def open_disk(replica: Replica, points: list[dict[str, Any]], disk_id: str, chec
             if content.manifest is not None:
                 content.manifest.go_back(log)
     where = f"{first['path']} of point {points[0]['number']}"
-    if content.size_bytes != first["size_bytes"]:
+    sizes = {content.size_bytes, *([content.manifest.size_bytes] if content.manifest is not None else [])}
+    if sizes != {first["size_bytes"]}:
         raise RestoreError(f"the undo logs do not lead to the size of {where}, which is {first['size_bytes']} bytes")
     if content.manifest is not None and content.manifest.digest() != first["manifest"]["digest"]:
         raise RestoreError(f"the undo logs do not lead to the manifest of {where}; '--unchecked' does without")
@@ -689,9 +698,14 @@ def restore(replica: Replica, target: Path, number: int | None, checked: bool) -
         with ExitStack() as files:
             content = open_disk(replica, points, disk["id"], checked, files)
             written = restore_disk(content, target, disk["path"], replica.seed)
-        print(f"{disk['path']}: {disk['size_bytes']} bytes, {written} of them not zeros")
+        say(f"{disk['path']}: {disk['size_bytes']} bytes, {written} of them not zeros")
     how = "every byte checked" if checked else "NOT checked"
-    print(f"{replica.vm}: point {point['number']} of {point['time']} ({point['consistency']}) is in {target}, {how}")
+    say(f"{replica.vm}: point {point['number']} of {point['time']} ({point['consistency']}) is in {target}, {how}")
+
+
+def say(text: str, file: TextIO | None = None) -> None:
+    """Print a line in which nothing from the replica can steer the terminal."""
+    print("".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=file)
 
 
 def main() -> int:
@@ -707,13 +721,13 @@ def main() -> int:
             restore(replica, arguments.target, arguments.point, not arguments.unchecked)
             return 0
         for point in replica.chain():
-            print(f"point {point['number']}  {point['time']}  {point['consistency']}  {len(point['disks'])} disks")
+            say(f"point {point['number']}  {point['time']}  {point['consistency']}  {len(point['disks'])} disks")
     except RestoreError as problem:
-        print(f"restore_point: {problem}", file=sys.stderr)
+        say(f"restore_point: {problem}", file=sys.stderr)
     except OSError as error:
-        print(f"restore_point: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        print(f"restore_point: a sealed record of the replica makes no sense ({error!r})", file=sys.stderr)
+        say(f"restore_point: {error.filename or 'a file'}: {error.strerror}", file=sys.stderr)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        say(f"restore_point: a sealed record of the replica makes no sense ({error!r})", file=sys.stderr)
     else:
         return 0
     return 1

@@ -164,7 +164,8 @@ async def open_point_disk(
                 file = await files.enter_async_context(await open_log(replica.share, path))
                 index = await index_undo_log(file, log_subject(replica.share, path), newer.undo)
                 disk.manifest = _apply(disk, _Layer(index, file, unfinished=False), disk.manifest)
-        if manifest_digest(disk.manifest, owner) != state.manifest.digest:
+        named = (state.manifest.digest, state.size_bytes)
+        if (manifest_digest(disk.manifest, owner), disk.manifest.size_bytes) != named:
             raise IntegrityError(
                 "read", f"disk {state.path!r} of point {points[0].number} in {replica.name}",
                 "the undo logs do not lead to the manifest that the point names",

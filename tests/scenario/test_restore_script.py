@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -207,6 +208,36 @@ def test_a_sealed_record_that_makes_no_sense(
 ) -> None:
     resealed(replica / "points/3/point.json", edit)
     refused(script_here(replica, target, "--point", "1"), said)
+
+
+@pytest.mark.parametrize("size_bytes", [2**70, 10, -1])
+@pytest.mark.parametrize("options", [(), ("--unchecked",)], ids=["checked", "unchecked"])
+def test_a_size_that_is_not_that_of_the_disk(
+    size_bytes: int, options: tuple[str, ...], replica: Path, target: Path
+) -> None:
+    resealed(replica / "points/3/point.json", lambda r: r["disks"][0].update(size_bytes=size_bytes))
+    if options and size_bytes == 10:
+        return  # taken as it is
+    outcome = script_here(replica, target, *options)
+    refused(outcome, *([] if options else ["do not lead to the size"]))
+    assert files_below(target) == {}
+
+
+def test_a_pipe_in_the_place_of_a_record_is_not_waited_for(replica: Path) -> None:
+    record = replica / "points/3/point.json"
+    record.unlink()
+    os.mkfifo(record)
+    assert script_here(replica).out.startswith("point 3 ")
+    copy_of(record).unlink()
+    refused(script_here(replica), "it is no file")
+
+
+def test_nothing_in_a_record_steers_the_terminal(replica: Path, target: Path) -> None:
+    resealed(replica / "points/3/point.json", lambda r: r.update(time="\x1b[31m", consistency="\x1b]0;\x07\u202e"))
+    for outcome in (script_here(replica), script_here(replica, target)):
+        assert outcome.code == 0
+        assert "\\x1b[31m" in outcome.out
+        assert all(line.isprintable() for line in outcome.out.splitlines())
 
 
 def test_a_point_that_was_merged_away_is_passed_over(three_points: Scene, replica: Path, target: Path) -> None:
