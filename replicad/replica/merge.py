@@ -178,7 +178,7 @@ async def _one_log(
         _check(replica, merge, way, kept.manifest.digest if kept is not None else "")
         return None
     path = layout.merged_undo(directory, way.disk.path, merge.older.number if merge.older else 0)
-    reference = await write_merged_log(replica.share, way.logs, path, newer.number, fence.recently_ours)
+    reference = await write_merged_log(replica.share, way.logs, path, newer.number, replica.seed, fence.recently_ours)
     if way.gone is not None:
         manifest = await read_removed_manifest(replica, way.gone, way.holder)
     else:

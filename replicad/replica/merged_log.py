@@ -7,12 +7,12 @@ logs that have them.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
 from replicad.model.chunks import chunk_count
-from replicad.model.errors import NotFoundError
+from replicad.model.errors import IntegrityError, NotFoundError
 from replicad.model.manifest import ZERO_HASH, Manifest
 from replicad.model.names import last_part
 from replicad.model.points import UndoReference
@@ -31,11 +31,13 @@ from .undo_format import (
     saved_length,
     stored_length,
 )
-from .undo_log import UndoIndex, UndoLog, create_undo_log, index_undo_log, joined, log_subject, open_log
+from .undo_log import UndoIndex, UndoLog, create_undo_log, index_undo_log, joined, log_subject, open_log, read_hash
 from .view import manifest_before
 
 _BATCH_BYTES = 256 * 1024 * 1024
 _NOWHERE = 0xFFFF_FFFF
+_READ_BACK_ONE_IN = 100
+_MOST_READ_BACK = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +111,14 @@ async def write_merged_log(
     logs: Sequence[LogPlace],
     target: str,
     point: int,
+    seed: int,
     still_ours: Callable[[], Awaitable[None]],
 ) -> UndoReference:
     """Write to `target` (what is there is replaced) what takes the place of `logs`, the newest first; `point` is the
     one that it leads back from. Durable on return, but for its name.
 
-    IntegrityError if one of the logs is damaged or missing. `still_ours` is awaited before every batch.
+    IntegrityError if one of the logs is damaged or missing, or if a sample of what was copied reads back different.
+    `still_ours` is awaited before every batch.
     """
     async with AsyncExitStack() as files:
         sources: list[UndoIndex] = []
@@ -129,16 +133,23 @@ async def write_merged_log(
         merged = await files.enter_async_context(await share.open(target, OpenMode.CREATE))
         log = await create_undo_log(merged, union.header)
         most = min(MAX_ENTRIES, max(1, _BATCH_BYTES // union.header.chunk_bytes))
+        copied: dict[int, int] = {}
         for first in range(0, len(union.chunks), most):
             await still_ours()
             batch = range(first, min(first + most, len(union.chunks)))
-            await _append(log, union, batch, opened, log_subject(share, target))
+            copied |= await _append(log, union, batch, opened, log_subject(share, target))
         await merged.flush()
+        await _read_back_sample(merged, union, copied, opened, seed, log_subject(share, target))
         return log.reference(last_part(target))
 
 
-async def _append(log: UndoLog, union: Union, batch: range, files: Sequence[ShareFile], subject: str) -> None:
-    """One batch, its old bytes copied out of the logs that have them. Nothing of it is durable."""
+async def _append(log: UndoLog, union: Union, batch: range, files: Sequence[ShareFile], subject: str) -> dict[int, int]:
+    """One batch, its old bytes copied out of the logs that have them. Nothing of it is durable.
+
+    Returns for some of the entries, by their place in `union`, where their bytes are now.
+    """
+    copied: dict[int, int] = {}
+    stride = max(_READ_BACK_ONE_IN, len(union.chunks) // _MOST_READ_BACK)
     header = union.header
     entries = tuple(union.entry(at) for at in batch)
     block = encode_batch(log.batches, log.batches, entries, header, log.digest)
@@ -151,6 +162,8 @@ async def _append(log: UndoLog, union: Union, batch: range, files: Sequence[Shar
             if length != saved_length(entry, union.sources[origin].header):
                 raise damaged(subject, f"chunk {entry.chunk} had another length when it was saved")
             ranges[origin].append(CopyRange(union.sources[origin].positions[place], position, length))
+            if not copied or at % stride == 0:
+                copied[at] = position
             position += stored_length(entry, header)
     await log.file.write(block, log.end_bytes)
     await log.file.set_size(position)  # with the zeros that fill the last block
@@ -158,6 +171,23 @@ async def _append(log: UndoLog, union: Union, batch: range, files: Sequence[Shar
         if of_file:
             await copy_ranges(file, log.file, joined(of_file))
     log.end_bytes, log.batches, log.digest = position, log.batches + 1, block[-DIGEST_BYTES:]
+    return copied
+
+
+async def _read_back_sample(
+    merged: ShareFile, union: Union, copied: Mapping[int, int], files: Sequence[ShareFile], seed: int, subject: str
+) -> None:
+    """What the share copied is about to be all that there is. Bytes that were damaged before are no fault of its."""
+    for at, position in copied.items():
+        origin, old_hash = union.origins[at], union.old_hash(at)
+        length = saved_length(union.entry(at), union.header)
+        if await read_hash(merged, position, length, seed) == old_hash:
+            continue
+        if await read_hash(files[origin], union.sources[origin].positions[union.places[at]], length, seed) == old_hash:
+            raise IntegrityError(
+                "copy old bytes to", subject, f"chunk {union.chunks[at]} reads back different from what was copied",
+                "The file server or its storage corrupts data: check it before you trust any replica on it.",
+            )  # fmt: skip
 
 
 async def manifest_through(share: Share, log: LogPlace, manifest: Manifest) -> Manifest:

@@ -14,8 +14,8 @@ from replicad.replica import merged_log
 from replicad.replica.layout import Layout
 from replicad.replica.undo_log import UndoIndex
 from replicad.storage.documents import exists
-from replicad.storage.memory import MemoryShare
-from replicad.storage.port import LockHolder, OpenMode
+from replicad.storage.memory import MemoryFile, MemoryShare
+from replicad.storage.port import CopyRange, LockHolder, OpenMode, ShareFile
 from replicad.workflows.list_points import list_points
 from replicad.workflows.pin import pin_points
 from replicad.workflows.prune import preview
@@ -263,4 +263,24 @@ async def test_a_cycle_of_a_vm_that_keeps_all_points_reads_no_older_record(monke
         monkeypatch.setattr("replicad.workflows.prune.read_lineage", read)
         await world.put(DISK, bytes(4 * CHUNK))
         await world.sync(keep=Keep(0, 0, 0, 0, 0))
+        await world.check_all_points()
+
+
+async def test_old_bytes_that_the_share_copies_wrongly_keep_their_points(monkeypatch: pytest.MonkeyPatch) -> None:
+    copy_from = MemoryFile.copy_from
+
+    async def lying(file: MemoryFile, source: ShareFile, ranges: Sequence[CopyRange]) -> None:
+        await copy_from(file, source, ranges)
+        await file.write(b"\xaa" * 512, ranges[0].offset_bytes)
+
+    async with memory_world() as world:
+        await _points(world, 4)
+        await pin_points(world.replica, VM, {1}, (), world.context())
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryFile, "copy_from", lying)
+            report = await world.prune(LATEST_ONLY)
+        assert report.removed == ()
+        assert "reads back different from what was copied" in report.refused[0]
+        await world.check_all_points()
+        assert (await world.prune(LATEST_ONLY)).removed == (2, 3)
         await world.check_all_points()
