@@ -9,7 +9,8 @@ from datetime import datetime
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The time of day (aware, in UTC), a steady clock in seconds, and waiting for some seconds."""
+    """The time of day (aware, in UTC), a steady clock in seconds (that of a host which slept has gone on), and waiting
+    for some seconds."""
 
     now: Callable[[], datetime]
     monotonic_s: Callable[[], float]

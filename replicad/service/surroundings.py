@@ -22,11 +22,18 @@ from replicad.workflows.context import Context
 from .this_host import this_process_holder
 
 _MOST_HASHING_THREADS = 4
+_BOOT_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+"""Linux has it. Elsewhere the monotonic clock goes on while the host sleeps."""
 
 
 def system_clock() -> Clock:
-    """The machine's clocks."""
-    return Clock(lambda: datetime.now(UTC), time.monotonic, asyncio.sleep)
+    """The machine's clocks. The steady one counts the time that the host sleeps, too, where the system has such a one:
+    an answer about the lock that was given before is not one of a moment ago."""
+    return Clock(lambda: datetime.now(UTC), _steady_s, asyncio.sleep)
+
+
+def _steady_s() -> float:
+    return time.monotonic() if _BOOT_CLOCK is None else time.clock_gettime(_BOOT_CLOCK)
 
 
 @asynccontextmanager
