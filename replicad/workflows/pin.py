@@ -8,10 +8,18 @@ from dataclasses import replace
 from replicad.model.errors import NotFoundError
 from replicad.model.points import RecoveryPoint
 from replicad.model.progress import warn_once
-from replicad.replica.directory import Replica, check_unchanged, list_numbers, replace_point, require_replica
+from replicad.replica.directory import (
+    Replica,
+    check_unchanged,
+    list_numbers,
+    point_files,
+    replace_point,
+    require_replica,
+)
 from replicad.replica.fence import Fence
 from replicad.replica.layout import Layout
 from replicad.replica.lineage import read_lineage
+from replicad.replica.record_files import mend, read_both
 from replicad.replica.recovery import recover
 from replicad.storage.port import Share
 
@@ -23,7 +31,9 @@ async def pin_points(
 ) -> tuple[RecoveryPoint, ...]:
     """Write down in the records of these points that they are pinned, or that they are no more; returns all points.
 
-    NotFoundError, with nothing changed, if one of them is not there; LockedError if somebody writes the replica now.
+    New pins are durable before an old one goes, and a number in both is unpinned. Whatever is raised later, the next
+    call goes on with what is left. NotFoundError, with nothing changed, if one of them is not there; LockedError if
+    somebody writes the replica now.
     """
     await require_replica(share, vm_dir)
     async with await share.lock(Layout(vm_dir).lock, ctx.holder()) as lock:
@@ -32,14 +42,24 @@ async def pin_points(
         points = await read_lineage(replica, await list_numbers(replica))
         _check_are_there(replica, points, {*pinned, *unpinned})
         fence = Fence(lock.check, ctx.clock.monotonic_s)
-        for place, point in enumerate(points):
-            wanted = (point.pinned or point.number in pinned) and point.number not in unpinned
-            if wanted != point.pinned:
+        by_number = {p.number: p for p in points}
+        for wanted, numbers in ((True, set(pinned) - set(unpinned)), (False, set(unpinned))):
+            for number in sorted(numbers):
                 await check_unchanged(replica)
                 await fence.still_ours()
-                points[place] = replace(point, pinned=wanted)
-                await replace_point(replica, points[place])
-    return tuple(points)
+                by_number[number] = await _write_down(replica, by_number[number], pinned=wanted)
+    return tuple(by_number.values())
+
+
+async def _write_down(replica: Replica, point: RecoveryPoint, *, pinned: bool) -> RecoveryPoint:
+    if point.pinned != pinned:
+        point = replace(point, pinned=pinned)
+        await replace_point(replica, point)
+        return point
+    # Whoever wrote that may have ended before the copy said so, too.
+    files = point_files(replica, replica.layout.point_dir(point.number), point.number)
+    await mend(files, await read_both(files))
+    return point
 
 
 def _check_are_there(replica: Replica, points: list[RecoveryPoint], wanted: set[int]) -> None:

@@ -21,6 +21,7 @@ from replicad.workflows.pin import pin_points
 from replicad.workflows.prune import preview
 from replicad.workflows.status import look_at_replica
 from replicad.workflows.verify import verify
+from tests.support.dying import DyingShare
 from tests.support.faulty import Fault, FaultyShare, When, crashes
 from tests.support.pruned import check_nothing_is_left_over
 from tests.support.world import CHUNK, VM, World, memory_world, read_tree
@@ -228,6 +229,35 @@ async def test_pins_hold_until_they_are_taken_back() -> None:
         await pin_points(world.replica, VM, (), {1}, world.context())
         assert (await world.prune(LATEST_ONLY)).removed == (1,)
         await _check(world)
+
+
+async def test_new_pins_are_written_down_before_an_old_one_goes() -> None:
+    async with memory_world() as world:
+        await _points(world, 4)
+        await pin_points(world.replica, VM, {1}, (), world.context())
+        world.replica = faulty = FaultyShare(world.replica)
+        await pin_points(world.replica, VM, {2, 3}, {1, 3}, world.context())
+        changed = [what for what in faulty.log if what.startswith("rename") and what.endswith("/point.json")]
+        assert [what.split("/")[-2] for what in changed] == ["2", "1"]
+        assert [p.pinned for p in (await list_points(world.replica, VM)).points] == [False, True, False, False]
+
+
+async def test_pinning_again_mends_the_copy_that_whoever_died_left_as_it_was() -> None:
+    async with memory_world() as world:
+        await _points(world, 2)
+        share = world.replica
+        assert isinstance(share, MemoryShare)
+        copy = LAYOUT.point_record_copy(LAYOUT.point_dir(1))
+        dying = DyingShare(share.view(), lambda what: what.startswith("rename") and what.endswith(copy), 1, When.BEFORE)
+        assert await crashes(pin_points(dying, VM, {1}, (), world.context()))
+        world.replica = share.view()
+        assert [d.file for d in (await verify(world.replica, VM, None, world.context())).damages] == [copy]
+        await pin_points(world.replica, VM, {1}, (), world.context())
+        found = await verify(world.replica, VM, None, world.context())
+        assert (found.damages, found.leftovers) == ([], [])
+        before = await read_tree(world.replica)
+        await pin_points(world.replica, VM, {1}, (), world.context())
+        assert await read_tree(world.replica) == before
 
 
 async def test_a_pin_on_no_point_changes_nothing() -> None:
