@@ -8,17 +8,22 @@ from random import Random
 
 import pytest
 
+from replicad.model.points import RecoveryPoint
+from replicad.model.retention import Keep, PointFacts, Verdict, judge
+from replicad.replica.directory import Replica
+from replicad.replica.fence import Fence
+from replicad.replica.merge import commit_merge
 from replicad.storage.memory import MemoryFile, MemoryShare
 from tests.support.crash_points import Case, Enumeration, Scenario, ways
 from tests.support.crash_scenarios import SCENARIOS
 
 Record = Callable[[str, object], None]
 
-_SAMPLE = 12
+_SAMPLE = 9
 _SAMPLE_SEEDS, _SOAK_SEEDS = 4, 6
 _SHARDS = 4
 _TOLD = 10
-_KNOWN_CALLS, _KNOWN_CASES = 1300, 85_000
+_KNOWN_CALLS, _KNOWN_CASES = 2200, 145_000
 _NAMES = [scenario.name for scenario in SCENARIOS]
 
 
@@ -74,6 +79,10 @@ async def test_calls_that_can_be_disturbed_are_as_many_as_they_are_known_to_be(r
     assert len(list(ways(_SOAK_SEEDS))) * sum(calls.values()) >= _KNOWN_CASES
 
 
+def _judge_without_pins(points: list[RecoveryPoint], keep: Keep) -> tuple[Verdict, ...]:
+    return judge([PointFacts(p.number, p.time, pinned=False) for p in points], keep)
+
+
 def _scenario(name: str) -> Scenario:
     return next(scenario for scenario in SCENARIOS if scenario.name == name)
 
@@ -116,6 +125,38 @@ async def test_a_file_that_is_not_flushed_is_found(kind: str, monkeypatch: pytes
 async def test_a_directory_that_is_not_flushed_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     _flush_only_directories(monkeypatch, lambda path: not path.endswith(name))
     assert await _found_in("delta")
+
+
+async def test_a_merged_log_that_is_not_flushed_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    _flush_only(monkeypatch, lambda path: not path.endswith(".merged"))
+    assert await _found_in("prune between pinned points")
+
+
+async def test_points_that_are_put_away_before_a_record_leads_over_them_are_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def hasty(replica: Replica, record: RecoveryPoint, fence: Fence) -> None:
+        for number in range((record.previous or 0) + 1, record.number):
+            await replica.share.rename(replica.layout.point_dir(number), replica.layout.pruned_dir(number))
+        await commit_merge(replica, record, fence)
+
+    monkeypatch.setattr("replicad.workflows.prune.commit_merge", hasty)
+    assert await _found_in("prune to the latest point")
+
+
+async def test_a_pruned_point_that_is_left_over_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def lazy(self: object, *, records_in_doubt: bool = False) -> None:
+        pass
+
+    monkeypatch.setattr("replicad.workflows.prune._Pruning.tidy", lazy)
+    with pytest.raises(AssertionError, match="left over"):
+        await _begun(_scenario("prune to the latest point"))
+
+
+async def test_a_prune_that_removes_a_point_that_stays_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("replicad.workflows.prune.verdicts_on", _judge_without_pins)
+    with pytest.raises(AssertionError, match=r"points \[1\] had to stay and are gone"):
+        await _begun(_scenario("prune between a pinned point and the latest"))
 
 
 async def test_files_that_are_left_open_are_found(monkeypatch: pytest.MonkeyPatch) -> None:

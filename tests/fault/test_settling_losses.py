@@ -10,7 +10,7 @@ from replicad.workflows.opening import opened_replica
 from tests.support.crash_points import InlineExecutor
 from tests.support.dying import DyingShare, die
 from tests.support.faulty import When, crashes
-from tests.support.invariants import LAYOUT, check_names, check_seen_by_a_reader, committed_points
+from tests.support.invariants import LAYOUT, Stays, check_names, check_seen_by_a_reader, committed_points
 from tests.support.world import CHUNK, VM, World
 
 
@@ -50,7 +50,7 @@ async def test_commit_is_durable_before_a_disk_has_its_own_name(deaths: tuple[st
         world.history[2] = dict(world.disks)
         died = await _look_and_die(world, number)
         await check_names(world, spoiled=False)
-        await check_seen_by_a_reader(world, spoiled=False)
+        await check_seen_by_a_reader(world, Stays(frozenset({1})), spoiled=False)
         last = (await world.sync()).point.number
         assert await committed_points(world.replica) == list(range(1, last + 1))
         await world.check_all_points()

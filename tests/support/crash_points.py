@@ -13,7 +13,7 @@ import copy
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, ParamSpec, TypeVar, cast
 
@@ -37,11 +37,15 @@ from replicad.storage.memory import MemoryShare
 from replicad.storage.port import Share
 from tests.support.faulty import Fault, FaultyShare, When, crashes
 from tests.support.invariants import (
+    Stays,
     check_foreign_files,
     check_names,
     check_nothing_left_over,
     check_points,
     check_seen_by_a_reader,
+    check_verified,
+    check_which_points,
+    check_which_points_in_the_end,
     committed_points,
     plant_foreign_files,
 )
@@ -118,7 +122,9 @@ class Scenario:
     the replica's share. `small_batches`: each chunk is a batch of its own, and what is written is flushed now and then.
     `spoiled`: the replica is damaged before it begins, so that until the finish points may refuse to be read, but never
     read wrong. `may_change`: the source may go on changing before the finish. `outlives_losses`: lost connections do
-    not end it. `look` checks what else must hold after the fault.
+    not end it. `look` checks what else must hold after the fault. `keeps`: points are pruned by it or by the finish,
+    and only so many of the newest stay, and those that are `pinned`; None: all points stay. `foreign_in_points`: files
+    that are none of ours lie in the points' directories as well, which keeps these from being removed.
     """
 
     name: str
@@ -132,6 +138,9 @@ class Scenario:
     may_change: bool = True
     outlives_losses: bool = False
     look: Step = _nothing_more
+    keeps: int | None = None
+    pinned: frozenset[int] = frozenset()
+    foreign_in_points: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,6 +241,7 @@ def patched(scenario: Scenario) -> Iterator[None]:
             patch.setattr("replicad.replica.disk_update._FLUSH_EVERY_BYTES", 2 * CHUNK)
             patch.setattr("replicad.replica.disk_update.BATCH_CHUNKS", 1)
             patch.setattr("replicad.workflows.collecting.BATCH_CHUNKS", 1)
+            patch.setattr("replicad.replica.merged_log._BATCH_BYTES", 2 * CHUNK)
         yield
 
 
@@ -241,6 +251,7 @@ class Enumeration:
     def __init__(self, scenario: Scenario) -> None:
         self.scenario = scenario
         self.calls: list[str] = []
+        self._stays = Stays(frozenset(), scenario.keeps, scenario.pinned)
         self._stage = Stage(
             MemoryShare("source"), MemoryShare("replica", volatile=True, **scenario.share), InlineExecutor(), seed=3
         )
@@ -249,7 +260,10 @@ class Enumeration:
         """Prepare the stage, and count."""
         with patched(self.scenario):
             await self.scenario.prepare(self._stage)
-            self._stage.foreign = await plant_foreign_files(self._stage.replica)
+            there = await committed_points(self._stage.replica)
+            self._stays = replace(self._stays, there=frozenset(there))
+            in_points = self.scenario.foreign_in_points
+            self._stage.foreign = await plant_foreign_files(self._stage.replica, in_points=in_points)
             self._stage.foreign_at_target = await plant_foreign_files(self._stage.target)
             stage = self._again()
             share = BreakingShare(self._breaking(stage))
@@ -288,12 +302,16 @@ class Enumeration:
         as_it_was = dict(stage.disks)
         await _note(stage, as_it_was)
         await check_names(stage, scenario.spoiled)
-        await check_seen_by_a_reader(stage, scenario.spoiled)
+        await check_seen_by_a_reader(stage, self._stays, scenario.spoiled)
         await scenario.look(stage)
         await self._check_foreign(stage)
         if random.random() < 0.5:
             # Somebody reads, and brings the replica into order for it, before the next cycle begins.
+            await check_which_points(stage, stage.replica, self._stays)
+            await _note(stage, as_it_was)
             await check_points(stage, stage.replica, scenario.spoiled)
+            if not scenario.spoiled and await committed_points(stage.replica):
+                await check_verified(stage)
         if scenario.may_change:
             await _change_source(stage, random)
         await scenario.finish(stage)
@@ -324,6 +342,8 @@ class Enumeration:
         await check_foreign_files(stage.target, stage.foreign_at_target)
 
     async def _check_finished(self, stage: Stage) -> None:
+        await check_which_points(stage, stage.replica, self._stays)
+        await check_which_points_in_the_end(stage.replica, self._stays)
         await check_points(stage, stage.replica, spoiled=False)
         await check_names(stage, spoiled=False)
         await check_nothing_left_over(stage)

@@ -5,42 +5,30 @@ A new workflow gets its entry here, and is enumerated by tests/fault/test_crash_
 
 from __future__ import annotations
 
-from random import Random
-
 from replicad.replica.layout import Layout
 from replicad.replica.recovery import recover, roll_back
 from replicad.storage.memory import MemoryShare
-from replicad.storage.port import OpenMode, Share
 from replicad.workflows.opening import opened_replica
-from replicad.workflows.repair import verify_and_repair
-from replicad.workflows.restore import PARTIAL_SUFFIX, restore
+from tests.support.crash_mending import (
+    look_at_what_was_restored,
+    repair,
+    repair_all,
+    restore_a_point,
+    restore_again,
+)
 from tests.support.crash_points import Scenario, Stage
+from tests.support.crash_pruning import PRUNING
+from tests.support.disturbed_disks import ONE, THREE, TWO, changed, damage, some_bytes
 from tests.support.dying import die, writes_disk
 from tests.support.faulty import When
-from tests.support.world import CHUNK, VM, digests, read_tree
+from tests.support.world import CHUNK, VM
 
 _LAYOUT = Layout(VM)
-_ONE, _TWO, _THREE = "가 disk.vhd", "sub/나.vhd", "다 🆕.vhd"
-_RESTORED_POINT = 1
-
-
-def some_bytes(chunks: float, seed: int = 1) -> bytes:
-    """So many chunks that no zeros are in."""
-    return Random(seed).randbytes(int(chunks * CHUNK))
-
-
-def changed(data: bytes, *chunks: int) -> bytes:
-    """The data with other bytes in these chunks."""
-    result = bytearray(data)
-    for chunk in chunks:
-        start, end = chunk * CHUNK, min((chunk + 1) * CHUNK, len(data))
-        result[start:end] = Random(chunk).randbytes(end - start)
-    return bytes(result)
 
 
 async def new_machine(stage: Stage) -> None:
-    await stage.put(_ONE, some_bytes(3.01) + bytes(CHUNK))
-    await stage.put(_TWO, some_bytes(2, seed=2))
+    await stage.put(ONE, some_bytes(3.01) + bytes(CHUNK))
+    await stage.put(TWO, some_bytes(2, seed=2))
 
 
 async def a_point(stage: Stage) -> None:
@@ -50,36 +38,36 @@ async def a_point(stage: Stage) -> None:
 
 async def a_delta(stage: Stage) -> None:
     await a_point(stage)
-    await stage.put(_ONE, changed(stage.disks[_ONE], 1)[: 2 * CHUNK] + bytes(CHUNK) + stage.disks[_ONE][3 * CHUNK :])
+    await stage.put(ONE, changed(stage.disks[ONE], 1)[: 2 * CHUNK] + bytes(CHUNK) + stage.disks[ONE][3 * CHUNK :])
 
 
 async def grown_disks(stage: Stage) -> None:
     await a_point(stage)
-    await stage.put(_ONE, changed(stage.disks[_ONE], 0) + some_bytes(1.5, seed=3))
-    await stage.put(_TWO, stage.disks[_TWO] + bytes(CHUNK + 5))
+    await stage.put(ONE, changed(stage.disks[ONE], 0) + some_bytes(1.5, seed=3))
+    await stage.put(TWO, stage.disks[TWO] + bytes(CHUNK + 5))
 
 
 async def shrunken_disks(stage: Stage) -> None:
     await a_point(stage)
-    await stage.put(_ONE, changed(stage.disks[_ONE], 0)[: CHUNK + 100])
-    await stage.put(_TWO, b"")
+    await stage.put(ONE, changed(stage.disks[ONE], 0)[: CHUNK + 100])
+    await stage.put(TWO, b"")
 
 
 async def other_disks(stage: Stage) -> None:
     await a_point(stage)
-    await stage.put(_ONE, changed(stage.disks[_ONE], 2))
+    await stage.put(ONE, changed(stage.disks[ONE], 2))
     await stage.sync()
-    await stage.drop(_TWO)
-    await stage.put(_THREE, some_bytes(1.3, seed=4))
+    await stage.drop(TWO)
+    await stage.put(THREE, some_bytes(1.3, seed=4))
     await stage.put("깊이/더 깊이/라.vhd", bytes(CHUNK) + b"end")
 
 
 async def a_disk_that_comes_back(stage: Stage) -> None:
     await a_point(stage)
-    data = stage.disks[_TWO]
-    await stage.drop(_TWO)
+    data = stage.disks[TWO]
+    await stage.drop(TWO)
     await stage.sync()
-    await stage.put(_TWO, changed(data, 0))
+    await stage.put(TWO, changed(data, 0))
 
 
 async def case_of_a_name(stage: Stage) -> None:
@@ -91,57 +79,57 @@ async def case_of_a_name(stage: Stage) -> None:
 
 
 async def many_changes(stage: Stage) -> None:
-    await stage.put(_ONE, some_bytes(6))
-    await stage.put(_TWO, some_bytes(2, seed=2))
+    await stage.put(ONE, some_bytes(6))
+    await stage.put(TWO, some_bytes(2, seed=2))
     await stage.sync()
-    await stage.put(_ONE, changed(stage.disks[_ONE], 0, 1, 2, 3, 4, 5))
-    await stage.put(_TWO, changed(stage.disks[_TWO], 1))
+    await stage.put(ONE, changed(stage.disks[ONE], 0, 1, 2, 3, 4, 5))
+    await stage.put(TWO, changed(stage.disks[TWO], 1))
 
 
 async def a_torn_write(stage: Stage) -> None:
     await many_changes(stage)
     await die(stage, writes_disk, nth=4)
-    await stage.put(_ONE, changed(some_bytes(6), 0, 3) + some_bytes(1, seed=5))
+    await stage.put(ONE, changed(some_bytes(6), 0, 3) + some_bytes(1, seed=5))
 
 
 async def two_torn_lives(stage: Stage) -> None:
     await a_torn_write(stage)
     await die(stage, writes_disk, nth=2)
-    await stage.put(_ONE, some_bytes(2.5, seed=6))
+    await stage.put(ONE, some_bytes(2.5, seed=6))
 
 
 async def a_torn_first_sending(stage: Stage) -> None:
     await new_machine(stage)
     await die(stage, lambda what: what.startswith("write") and ".initial" in what, nth=2)
-    await stage.put(_ONE, changed(stage.disks[_ONE], 0)[: 2 * CHUNK])
+    await stage.put(ONE, changed(stage.disks[ONE], 0)[: 2 * CHUNK])
 
 
 async def a_torn_write_of_a_disk_that_is_gone(stage: Stage) -> None:
     await many_changes(stage)
-    await stage.put(_THREE, some_bytes(1, seed=7))
-    await die(stage, lambda what: what.startswith("create") and ".2.xxh3" in what and _THREE in what)
-    await stage.drop(_ONE)
-    await stage.drop(_THREE)
+    await stage.put(THREE, some_bytes(1, seed=7))
+    await die(stage, lambda what: what.startswith("create") and ".2.xxh3" in what and THREE in what)
+    await stage.drop(ONE)
+    await stage.drop(THREE)
 
 
 async def a_rollback_that_was_interrupted(stage: Stage) -> None:
     await a_torn_write_of_a_disk_that_is_gone(stage)
     await die(stage, writes_disk, nth=2)
-    await stage.put(_ONE, some_bytes(6, seed=8))
+    await stage.put(ONE, some_bytes(6, seed=8))
 
 
 async def a_sealed_point(stage: Stage) -> None:
     await other_disks(stage)
     await die(stage, _names_the_point, when=When.BEFORE)
     stage.history[3] = dict(stage.disks)  # it will be one
-    await stage.put(_ONE, changed(stage.disks[_ONE], 0))
+    await stage.put(ONE, changed(stage.disks[ONE], 0))
 
 
 async def a_point_without_its_names(stage: Stage) -> None:
     await other_disks(stage)
     await die(stage, lambda what: what.startswith("rename") and ".initial to" in what, when=When.AFTER)
     stage.history[3] = dict(stage.disks)
-    await stage.put(_ONE, changed(stage.disks[_ONE], 0))
+    await stage.put(ONE, changed(stage.disks[ONE], 0))
 
 
 async def a_point_just_named(stage: Stage) -> None:
@@ -164,35 +152,27 @@ def _names_the_point(what: str) -> bool:
     return what.startswith("rename") and what.endswith(_LAYOUT.point_dir(3))
 
 
-async def _damage(share: Share, path: str, offset: int) -> None:
-    async with await share.open(path, OpenMode.WRITE) as file:
-        byte = bytearray(1)
-        await file.read_into(byte, offset)
-        await file.write(bytes([byte[0] ^ 1]), offset)
-        await file.flush()
-
-
 async def a_damaged_replica(stage: Stage) -> None:
     """What was damaged the source still has, so that in the end all points read right again."""
     await many_changes(stage)
     await stage.sync()
-    await _damage(stage.replica, _LAYOUT.disk(_ONE), 2 * CHUNK + 5)
-    await _damage(stage.replica, _LAYOUT.manifest(_TWO, 2), 5000)
+    await damage(stage.replica, _LAYOUT.disk(ONE), 2 * CHUNK + 5)
+    await damage(stage.replica, _LAYOUT.manifest(TWO, 2), 5000)
 
 
 async def a_damaged_replica_and_text(stage: Stage) -> None:
     await a_damaged_replica(stage)
-    await _damage(stage.replica, _LAYOUT.recovery_text, 5)
+    await damage(stage.replica, _LAYOUT.recovery_text, 5)
 
 
 async def a_damaged_replica_and_changes(stage: Stage) -> None:
     await a_damaged_replica(stage)
-    await stage.put(_ONE, changed(stage.disks[_ONE], 0, 5)[: int(5.5 * CHUNK)])
+    await stage.put(ONE, changed(stage.disks[ONE], 0, 5)[: int(5.5 * CHUNK)])
 
 
 async def a_moved_source_and_a_lost_disk(stage: Stage) -> None:
     await a_point(stage)
-    await stage.replica.remove(_LAYOUT.disk(_TWO))
+    await stage.replica.remove(_LAYOUT.disk(TWO))
     await stage.replica.flush_directory(_LAYOUT.disk("sub"))
     assert isinstance(stage.source, MemoryShare)
     stage.source = stage.source.view("moved")
@@ -202,42 +182,9 @@ async def resync(stage: Stage) -> None:
     await stage.sync(resync=True)
 
 
-async def repair(stage: Stage) -> None:
-    found = await verify_and_repair(stage.replica, VM, stage.change_source(), stage.context())
-    assert found.points
-
-
-async def repair_all(stage: Stage) -> None:
-    found = await verify_and_repair(stage.replica, VM, stage.change_source(), stage.context())
-    assert all(damage.repaired for damage in found.damages)
-
-
 async def three_points(stage: Stage) -> None:
     await other_disks(stage)
     await stage.sync()
-
-
-async def restore_a_point(stage: Stage) -> None:
-    await restore(stage.replica, VM, _RESTORED_POINT, stage.target, stage.context())
-
-
-async def look_at_what_was_restored(stage: Stage) -> None:
-    """What has its own name at the target is what the point held."""
-    wanted = stage.history[_RESTORED_POINT]
-    for path, data in (await read_tree(stage.target)).items():
-        if path not in stage.foreign_at_target and not path.endswith(PARTIAL_SUFFIX):
-            assert digests({path: data}) == digests({path: wanted[path]})
-
-
-async def restore_again(stage: Stage) -> None:
-    """What is there already is in the way of a restore: it must be moved away."""
-    for path in stage.history[_RESTORED_POINT].keys() & (await read_tree(stage.target)).keys():
-        await stage.target.remove(path)
-    await restore_a_point(stage)
-    found = await read_tree(stage.target)
-    assert digests({p: d for p, d in found.items() if p not in stage.foreign_at_target}) == digests(
-        stage.history[_RESTORED_POINT]
-    )
 
 
 async def undo_what_is_pending(stage: Stage) -> None:
@@ -280,4 +227,5 @@ SCENARIOS = (
              look=look_at_what_was_restored, may_change=False),
     Scenario("restore from a share", a_sealed_point, act=restore_a_point, finish=restore_again,
              look=look_at_what_was_restored, may_change=False),
+    *PRUNING,
 )  # fmt: skip

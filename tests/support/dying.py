@@ -1,9 +1,9 @@
-"""Cycles that die at the nth of the calls that are chosen by what they do."""
+"""Work that dies at the nth of the calls that are chosen by what they do."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from replicad.storage.memory import MemoryShare
 from tests.support.faulty import Fault, FaultyShare, When, crashes
@@ -11,6 +11,7 @@ from tests.support.world import World
 
 T = TypeVar("T")
 Choice = Callable[[str], bool]
+Work = Callable[[], Coroutine[Any, Any, object]]
 
 
 class DyingShare(FaultyShare):
@@ -37,10 +38,15 @@ def writes_disk(what: str) -> bool:
 
 async def die(world: World, choice: Choice, nth: int = 1, when: When = When.TORN, *, resync: bool = False) -> None:
     """A cycle that dies there."""
+    await die_in(world, lambda: world.sync(resync=resync), choice, nth, when)
+
+
+async def die_in(world: World, work: Work, choice: Choice, nth: int = 1, when: When = When.TORN) -> None:
+    """Any work that dies there."""
     share = world.replica
     assert isinstance(share, MemoryShare)
     world.replica = DyingShare(share.view(), choice, nth, when)
-    assert await crashes(world.sync(resync=resync))
+    assert await crashes(work())
     world.replica = share.view()
 
 

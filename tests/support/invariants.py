@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import builtins
 import json
+from collections.abc import Iterable, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from replicad.model.errors import AccessDeniedError, AlreadyExistsError, IntegrityError
+from replicad.model.errors import AccessDeniedError, AlreadyExistsError, IntegrityError, NotFoundError
 from replicad.model.names import join, last_part, parent
-from replicad.replica.directory import list_numbers, open_replica
-from replicad.replica.layout import Layout, disk_key, pending_number
+from replicad.replica.layout import Layout, disk_key
 from replicad.storage.decorated import DecoratedShare
 from replicad.storage.documents import exists
 from replicad.storage.memory import MemoryShare
 from replicad.storage.memory_tree import Directory
 from replicad.storage.port import LockHolder, OpenMode, Share, ShareFile, ShareLock
+from replicad.workflows.list_points import list_points
 from replicad.workflows.restore import restore
 from replicad.workflows.verify import verify
-from tests.support.files import put
+from tests.support.files import get, names, put
 from tests.support.world import VM, World, digests, read_tree
 
 LAYOUT = Layout(VM)
@@ -52,10 +54,60 @@ class ReadOnlyShare(DecoratedShare):
         return AssertionError(f"a reader wanted to {what}")
 
 
+@dataclass(frozen=True, slots=True)
+class Stays:
+    """Which points nothing may take away: all of those that were `there`, or, with `latest`, the newest so many points
+    and the `pinned` ones, while all others go with the prune that ends it."""
+
+    there: Set[int]
+    latest: int | None = None
+    pinned: Set[int] = frozenset()
+
+    def wanted(self, numbers: Iterable[int]) -> Set[int]:
+        """Those of a replica whose points, or at least their directories, have these numbers."""
+        if self.latest is None:
+            return self.there
+        return {*self.pinned, *sorted(numbers)[-self.latest :]}
+
+
+async def _directories(share: Share) -> builtins.list[int]:
+    if not await exists(share, LAYOUT.points_dir):
+        return []
+    return sorted(int(name) for name in await names(share, LAYOUT.points_dir) if name.isdecimal())
+
+
 async def committed_points(share: Share) -> builtins.list[int]:
-    """The numbers of the points that a replica has; none if there is no replica."""
-    replica = await open_replica(share, VM)
-    return list((await list_numbers(replica)).committed) if replica is not None else []
+    """The numbers of a replica's points, ascending, told without replicad: the highest one, and those that it leads
+    back to from record to record."""
+    found: builtins.list[int] = []
+    number = max(await _directories(share), default=None)
+    while number is not None:
+        found.append(number)
+        record = await get(share, LAYOUT.point_record(LAYOUT.point_dir(number)))
+        number = json.loads(record)["previous"]
+    return found[::-1]
+
+
+async def check_which_points(world: World, share: Share, stays: Stays) -> None:
+    """Invariant 1: what stays is there, and to every reader each other point either is there or is none."""
+    points, directories = await committed_points(share), await _directories(share)
+    missing = stays.wanted(directories) - set(points)
+    assert not missing, f"points {sorted(missing)} had to stay and are gone: there are {points}"
+    if points:
+        assert [p.number for p in (await list_points(share, VM)).points] == points
+    for number in range(1, max(points, default=0)):
+        if number not in points:
+            with suppress(NotFoundError):
+                await restore(share, VM, number, MemoryShare(), world.context())
+                raise AssertionError(f"point {number} was pruned and can be read")
+
+
+async def check_which_points_in_the_end(share: Share, stays: Stays) -> None:
+    """After a prune that ended well, or a cycle where nothing is pruned: all that stays, and no point besides."""
+    points = await committed_points(share)
+    new = range(max(stays.there, default=0) + 1, max(points) + 1)
+    wanted = stays.wanted(points) if stays.latest is not None else {*stays.there, *new}
+    assert points == sorted(wanted), f"there are points {points} where {sorted(wanted)} stay"
 
 
 async def check_names(world: World, spoiled: bool) -> None:
@@ -90,19 +142,22 @@ async def check_points(world: World, share: Share, spoiled: bool) -> None:
         assert found == wanted, f"point {number} does not read as it was"
 
 
-async def check_seen_by_a_reader(world: World, spoiled: bool) -> None:
+async def check_seen_by_a_reader(world: World, stays: Stays, spoiled: bool) -> None:
     """The same at this very moment, for somebody who can't bring the replica into order."""
+    await check_which_points(world, ReadOnlyShare(world.replica), stays)
     await check_points(world, ReadOnlyShare(world.replica), spoiled)
 
 
 _FOREIGN = b"somebody else's: "
 
 
-async def plant_foreign_files(share: Share) -> dict[str, bytes]:
+async def plant_foreign_files(share: Share, *, in_points: bool = True) -> dict[str, bytes]:
     """Put a file that is none of ours into every directory of a share, durable; their contents by path."""
     planted: dict[str, bytes] = {}
     directories = ["", *sorted({d for path in await read_tree(share) for d in _above(path)})]
     for directory in directories:
+        if parent(directory) == LAYOUT.points_dir and not in_points:
+            continue
         path = join(directory, "누구의 파일 🗒.txt")
         with suppress(AlreadyExistsError):
             planted[path] = _FOREIGN + path.encode()
@@ -133,8 +188,16 @@ async def check_foreign_files(share: Share, planted: dict[str, bytes]) -> None:
     assert not gone, f"{gone} was not replicad's, and is gone"
 
 
+async def check_verified(world: World) -> None:
+    """Whatever died, nothing is damaged; only the copy of a record may be that of the record before."""
+    found = await verify(world.replica, VM, None, world.context())
+    damages = [d for d in found.damages if d.points or not d.file.endswith("/point.copy.json")]
+    assert damages == [], f"verify finds damage: {damages}"
+
+
 async def check_nothing_left_over(world: World) -> None:
-    """After a cycle that ended well: the files of the format that the points' records account for, and no others."""
+    """After a cycle or a prune that ended well: the files of the format that the points' records account for, and no
+    others; no directory besides those of points, unless it holds what is not ours."""
     files = await read_tree(world.replica)
     ours = {path for path, data in files.items() if not data.startswith(_FOREIGN)}
     records: dict[int, dict[str, Any]] = {}
@@ -145,9 +208,14 @@ async def check_nothing_left_over(world: World) -> None:
     # A server may forget that one was removed, and nothing reads it there.
     ours -= {LAYOUT.cycle_record(LAYOUT.point_dir(number)) for number in records if number < max(records)}
     assert ours == wanted, f"left over: {sorted(ours - wanted)}, missing: {sorted(wanted - ours)}"
-    pending = [entry.name for entry in await world.replica.list(LAYOUT.points_dir) if pending_number(entry.name)]
-    assert not pending, f"{pending} is left over"
-    assert (await verify(world.replica, VM, None, world.context())).damages == []
+    for name in {*await names(world.replica, LAYOUT.points_dir)} - {str(number) for number in records}:
+        path = join(LAYOUT.points_dir, name)
+        assert path in files or await names(world.replica, path), f"{path} is left over"
+        assert not name.endswith(".pending"), f"{path} is left over"
+    found = await verify(world.replica, VM, None, world.context())
+    assert found.damages == [], f"verify finds damage: {found.damages}"
+    below = {path for path in files.keys() - ours if path.startswith(f"{VM}/")}
+    assert set(found.leftovers) == below, f"verify calls {set(found.leftovers) ^ below} left over, or does not"
 
 
 def files_of_replica(latest: dict[str, Any]) -> set[str]:
@@ -162,7 +230,8 @@ def files_of_point(number: int, record: dict[str, Any]) -> set[str]:
     """The files in the directory of a point that has this record."""
     directory = LAYOUT.point_dir(number)
     found = {LAYOUT.point_record(directory), LAYOUT.point_record_copy(directory)}
-    found |= {LAYOUT.undo(directory, disk["path"]) for disk in record["disks"] if disk["undo"]}
+    disks = [*record["disks"], *record["removed"]]
+    found |= {join(directory, disk["undo"]["file"]) for disk in disks if disk["undo"]}
     for disk in record["removed"]:
         stem = f"{directory}/{disk_key(disk['path'])}.{disk['since']}"
         found |= {f"{stem}.removed", f"{stem}.xxh3"}
