@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Protocol
 
 from .points import Consistency
-from .runs import Failure
+from .runs import Failure, Severity, Trigger
+
+LONGEST_RETRY_PAUSE_S = 1800
+_FIRST_RETRY_PAUSE_S = 60
+
+
+class Schedule(Protocol):
+    """When cycles of one VM are due. All times are in UTC."""
+
+    def next_after(self, moment: datetime) -> datetime | None:
+        """The first due time after `moment`; None if there is none ever."""
+
+    def count_between(self, since: datetime, until: datetime) -> int:
+        """How many due times there are after `since`, up to and with `until`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,3 +51,87 @@ class Agenda:
     failure: Failure | None = None
     paused_at: datetime | None = None
     latest: LatestPoint | None = None
+
+
+def next_wanted(agenda: Agenda) -> datetime | None:
+    """When a cycle is going to be wanted if nothing else happens; in the past if one is wanted already, None: never."""
+    if agenda.paused_at is not None:
+        return None
+    if agenda.failure is not None and agenda.failure.severity is Severity.FINAL:
+        return agenda.requested_at
+    moments = (agenda.requested_at, agenda.retry_at, agenda.due_at)
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+def begun(agenda: Agenda, schedule: Schedule, now: datetime) -> tuple[Agenda, Trigger, int]:
+    """The agenda once a cycle that is wanted begins at `now`, what made it begin, and how many due times it stands for
+    beside its own."""
+    is_due = agenda.due_at is not None and agenda.due_at <= now
+    if agenda.requested_at is not None and agenda.requested_at <= now:
+        trigger = Trigger.REQUEST
+    else:
+        trigger = Trigger.SCHEDULE if is_due else Trigger.RETRY
+    missed = schedule.count_between(agenda.due_at, now) if is_due and agenda.due_at is not None else 0
+    due_at = schedule.next_after(now) if is_due else agenda.due_at
+    return replace(agenda, due_at=due_at, retry_at=None, requested_at=None), trigger, missed
+
+
+def ended_well(agenda: Agenda, latest: LatestPoint) -> Agenda:
+    """The agenda once a cycle has committed a point."""
+    return replace(agenda, failures=0, failure=None, retry_at=None, resync_requested=False, latest=latest)
+
+
+def ended_badly(agenda: Agenda, failure: Failure) -> Agenda:
+    """The agenda once a cycle has ended with an error, at the time that the failure names."""
+    if failure.severity is not Severity.TRANSIENT:
+        return replace(agenda, failures=0, failure=failure, retry_at=None)
+    failures = agenda.failures + 1
+    retry_at = failure.at + timedelta(seconds=retry_pause_s(failures))
+    if agenda.due_at is not None:
+        retry_at = min(retry_at, agenda.due_at)
+    return replace(agenda, failures=failures, failure=failure, retry_at=retry_at)
+
+
+def interrupted(agenda: Agenda, now: datetime) -> Agenda:
+    """The agenda once a cycle was stopped in the middle by whoever runs it: the next one goes on with it at once."""
+    return replace(agenda, retry_at=now)
+
+
+def requested(agenda: Agenda, now: datetime, *, resync: bool) -> Agenda:
+    """The agenda once somebody has asked for a cycle."""
+    return replace(agenda, requested_at=agenda.requested_at or now, resync_requested=agenda.resync_requested or resync)
+
+
+def paused(agenda: Agenda, now: datetime) -> Agenda:
+    """The agenda once somebody has paused it; a pause goes on from when it began."""
+    return replace(agenda, paused_at=agenda.paused_at or now)
+
+
+def resumed(agenda: Agenda, now: datetime) -> Agenda:
+    """The agenda once nobody holds it back: what was due meanwhile is due now, and was not missed. What only a person
+    could mend is taken for mended."""
+    if agenda.paused_at is None and agenda.failure is None:
+        return agenda
+    due_at = agenda.due_at
+    if due_at is not None and due_at < now:
+        due_at = now
+    if agenda.failure is not None and agenda.failure.severity is not Severity.TRANSIENT:
+        return replace(agenda, paused_at=None, due_at=due_at, failure=None, retry_at=now)
+    return replace(agenda, paused_at=None, due_at=due_at)
+
+
+def planned(agenda: Agenda | None, vm: str, schedule: Schedule, now: datetime) -> Agenda:
+    """The agenda that goes with a schedule at `now`: for a daemon's start, a new configuration, and a clock that was
+    set. A machine that was never heard of is due at once; due times that passed stay in the past, as missed ones."""
+    following = schedule.next_after(now)
+    if agenda is None:
+        return Agenda(vm, due_at=now if following is not None else None)
+    due_at = following if agenda.due_at is None or following is None else min(agenda.due_at, following)
+    latest_retry = now + timedelta(seconds=LONGEST_RETRY_PAUSE_S)
+    retry_at = min(agenda.retry_at, latest_retry) if agenda.retry_at is not None else None
+    return replace(agenda, due_at=due_at, retry_at=retry_at)
+
+
+def retry_pause_s(failures: int) -> int:
+    """How long to wait after so many failures in a row, the first included: 1, 2, 4, 8, 16, 30, 30 … minutes."""
+    return min(_FIRST_RETRY_PAUSE_S << min(max(failures, 1) - 1, 16), LONGEST_RETRY_PAUSE_S)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from replicad.model.timetable import Timetable
+    from replicad.storage.metered import Meter
     from replicad.storage.port import Share
     from replicad.storage.smb import Endpoint, SmbPool
     from replicad.storage.throttled import Throttles
@@ -49,7 +50,7 @@ class Shares:
     What is left open is closed at the end. Passwords are read at each sign-in; `observe` hears warnings about
     them, and about servers that take fewer connections than they should, each one once. What the configuration says of
     bandwidth is obeyed: by `limits` if others share them, else by these shares alone; and so is `bandwidth`, which was
-    typed for this command, beside it. Without either there is no limit.
+    typed for this command, beside it. Without either there is no limit. A `meter` counts all that goes through.
     """
 
     def __init__(
@@ -59,12 +60,14 @@ class Shares:
         observe: Observer = nobody,
         limits: BandwidthLimits | None = None,
         bandwidth: Timetable | None = None,
+        meter: Meter | None = None,
     ) -> None:
         self._settings = settings
         self._credentials = credentials
         self._observe = observe
         self._limits = limits
         self._bandwidth = bandwidth
+        self._meter = meter
         self._typed: Throttles | None = None
         self._warned: set[str] = set()
         self._pools: dict[str, SmbPool] = {}
@@ -79,8 +82,14 @@ class Shares:
         """
         if isinstance(address, LocalAddress):
             local = await self._open_local(address)
-            return self._limited(local, vm) if replica else local
-        return self._limited(await self._open_smb(address), vm)
+            share = self._limited(local, vm) if replica else local
+        else:
+            share = self._limited(await self._open_smb(address), vm)
+        if self._meter is None:
+            return share
+        from replicad.storage.metered import MeteredShare
+
+        return MeteredShare(share, self._meter)
 
     async def open_replica(self, machine: VirtualMachine) -> Share:
         """The share under which a configured machine's replica lies; raises as `open`."""

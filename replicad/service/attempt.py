@@ -1,0 +1,103 @@
+"""One cycle of one machine, and what comes of it, whatever that is."""
+
+from __future__ import annotations
+
+import asyncio
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Protocol, TypeVar
+
+from replicad.model import agenda as agendas
+from replicad.model.agenda import Agenda, LatestPoint
+from replicad.model.clock import Clock
+from replicad.model.errors import ReplicadError, StuckError
+from replicad.model.runs import Failure, Outcome, Run, Severity, failure_of
+from replicad.workflows.replicate import CycleReport
+
+from .events import Event, Trouble
+from .watch import STALLED_AFTER_S, Watch
+
+T = TypeVar("T")
+
+
+class Cycles(Protocol):
+    """How a cycle of a machine is run."""
+
+    async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
+        """One cycle, told to `watch`. Cancelling it leaves what the next one goes on with."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """A cycle under way. `run` has no number before it is written down."""
+
+    run: Run
+    watch: Watch
+    resync: bool
+    task: asyncio.Task[None] | None = None
+    stalled: bool = False
+    waiting: list[asyncio.Future[Run]] = field(default_factory=list)
+    """Who wants to know how it ends."""
+
+    async def work(self, cycles: Cycles, clock: Clock, tell: Callable[[Event], None]) -> CycleReport | Failure | None:
+        """What came of it; None if it was cancelled. Never raises."""
+        vm = self.run.vm
+        try:
+            return await cycles.run(vm, self.watch, resync=self.resync)
+        except ReplicadError as error:
+            return failure_of(error, clock.now())
+        except asyncio.CancelledError:
+            if not self.stalled:
+                return None
+            answer = f"nothing has moved for {STALLED_AFTER_S / 60:.0f} min, in the phase {self.watch.phase!r}"
+            hint = "The log names the call that it waited for."
+            return failure_of(StuckError("go on with", f"the cycle of {vm}", answer, hint), clock.now())
+        except Exception as error:  # noqa: BLE001  a defect that one machine meets must not end the service for all
+            name = type(error).__name__
+            tell(Trouble(vm, f"the cycle of {vm} met a defect of this program ({name})", traceback.format_exc()))
+            text = f"cannot go on with the cycle of {vm}: this program has a defect ({name}). The log has the details."
+            return Failure(text, name, Severity.TRANSIENT, clock.now())
+
+    def stop_if_stalled(self, now_s: float) -> Trouble | None:
+        """Cancel it if nothing has moved for too long; what to tell of that."""
+        if self.task is None or self.stalled or self.watch.stands_still_s(now_s) <= STALLED_AFTER_S:
+            return None
+        self.stalled = True
+        frames = [entry for frame in self.task.get_stack() for entry in traceback.extract_stack(frame)[-1:]]
+        self.task.cancel()
+        text = (
+            f"nothing has moved for {STALLED_AFTER_S / 60:.0f} min in the phase {self.watch.phase!r}: it is begun again"
+        )
+        return Trouble(self.run.vm, text, "".join(traceback.format_list(frames)))
+
+
+def ended(run: Run, agenda: Agenda, came: CycleReport | Failure | None, now: datetime) -> tuple[Run, Agenda]:
+    """The run and the agenda after what came of a cycle. Pure."""
+    match came:
+        case None:
+            return replace(run, ended_at=now, outcome=Outcome.INTERRUPTED), agendas.interrupted(agenda, now)
+        case Failure():
+            run = replace(run, ended_at=now, outcome=Outcome.FAILED, failure=came)
+            return run, agendas.ended_badly(agenda, came)
+        case CycleReport(point=point, statistics=counted):
+            run = replace(
+                run, ended_at=now, outcome=Outcome.DONE, kind=point.kind.value, point=point.number,
+                scanned_bytes=counted.scanned_bytes, changed_bytes=counted.changed_bytes, sent_bytes=counted.sent_bytes,
+            )  # fmt: skip
+            return run, agendas.ended_well(agenda, LatestPoint(point.number, point.time, point.consistency))
+
+
+async def to_the_end(work: Awaitable[T]) -> T:
+    """The result of `work`, which being cancelled does not stop: then it is cancelled after."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled and (current := asyncio.current_task()) is not None:
+        current.cancel()
+    return task.result()

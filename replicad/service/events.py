@@ -1,0 +1,43 @@
+"""What happens in the daemon, for all who want to hear of it: logs, hooks, figures, whoever watches. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from replicad.model.agenda import Agenda
+from replicad.model.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class CycleBegan:
+    """A cycle is under way."""
+
+    run: Run
+
+
+@dataclass(frozen=True, slots=True)
+class CycleEnded:
+    """A cycle came to its end, and left this agenda."""
+
+    run: Run
+    agenda: Agenda
+
+
+@dataclass(frozen=True, slots=True)
+class MachineChanged:
+    """A machine was paused, resumed, added, removed, or got another schedule."""
+
+    vm: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that an administrator should know, in a sentence, and lines of details for a log; of one machine, or of
+    the daemon as a whole."""
+
+    vm: str | None
+    text: str
+    details: str = ""
+
+
+Event = CycleBegan | CycleEnded | MachineChanged | Trouble

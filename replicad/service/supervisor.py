@@ -1,0 +1,266 @@
+"""Running the cycles of all machines: whose turn it is, at most one a machine and so many at once.
+
+What has to be remembered is written down as it happens: a daemon that dies goes on where it was. Where it can't be
+written down the work goes on all the same, as it only saves work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol, TypeVar
+
+from replicad.model import agenda as agendas
+from replicad.model.agenda import Agenda, Schedule
+from replicad.model.clock import Clock
+from replicad.model.errors import BusyError, NotFoundError, ReplicadError
+from replicad.model.runs import Run
+
+from .attempt import Attempt, Cycles, ended, to_the_end
+from .events import CycleBegan, CycleEnded, Event, MachineChanged, Trouble
+from .watch import Progress, Watch
+
+T = TypeVar("T")
+
+_TICK_S = 5.0
+"""How long at most until clocks that were set, hosts that slept and cycles that stand still are noticed."""
+_CLOCK_STEP_S = 2.0
+_NEVER = timedelta(days=1)
+
+
+class Memory(Protocol):
+    """What outlives the daemon; `replicad.catalog` is one. All of a call is written, or nothing."""
+
+    async def save_agenda(self, agenda: Agenda) -> None:
+        """In place of the machine's last one."""
+
+    async def begin_run(self, run: Run, agenda: Agenda) -> Run:
+        """Both; the run, with its number."""
+
+    async def finish(self, run: Run, agenda: Agenda) -> None:
+        """Both, the run in place of what was written when it began."""
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """One machine at one moment; `warnings` are those of the cycle under way, or of the last one."""
+
+    agenda: Agenda
+    run: Run | None
+    progress: Progress | None
+    warnings: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Machine:
+    schedule: Schedule
+    agenda: Agenda
+    attempt: Attempt | None = None
+    asking: list[asyncio.Future[Run]] = field(default_factory=list)
+    """Who waits for the end of the next cycle to begin."""
+    warnings: tuple[str, ...] = ()
+
+    def give_up_asking(self) -> None:
+        asking, self.asking = self.asking, []
+        for future in asking:
+            future.cancel()
+
+
+class Supervisor:
+    """Runs cycles while `run` runs. For one event loop. `tell` hears what happens, and must neither block nor raise."""
+
+    def __init__(
+        self, cycles: Cycles, memory: Memory, clock: Clock, most_at_once: int, tell: Callable[[Event], None]
+    ) -> None:
+        self._cycles = cycles
+        self._memory = memory
+        self._clock = clock
+        self._most_at_once = most_at_once
+        self._tell = tell
+        self._machines: dict[str, _Machine] = {}
+        self._under_way = 0
+        self._changed = asyncio.Event()
+        self._ticked_at, self._ticked_s = clock.now(), clock.monotonic_s()
+
+    async def keep(
+        self,
+        schedules: Mapping[str, Schedule],
+        remembered: Mapping[str, Agenda],
+        most_at_once: int,
+        changed: frozenset[str] = frozenset(),
+    ) -> None:
+        """Keep these machines, and no others, from now on; `remembered` is what is known of them from before.
+
+        Cycles of those that are gone are stopped, and waited for; others go on as they began. The machines that are
+        `changed` get another chance: what only a person could mend is taken for mended.
+        """
+        self._most_at_once = most_at_once
+        now = self._clock.now()
+        for vm in [vm for vm in self._machines if vm not in schedules]:
+            gone = self._machines.pop(vm)
+            gone.give_up_asking()
+            await self._stop(gone)
+            self._tell(MachineChanged(vm))
+        for vm, schedule in schedules.items():
+            known = self._machines.get(vm)
+            agenda = agendas.planned(known.agenda if known else remembered.get(vm), vm, schedule, now)
+            if vm in changed and agenda.paused_at is None:
+                agenda = agendas.resumed(agenda, now)
+            if known is None:
+                self._machines[vm] = known = _Machine(schedule, agenda)
+            known.schedule = schedule
+            await self._turn(known, agenda)
+
+    def machines(self) -> tuple[str, ...]:
+        """Their names, sorted."""
+        return tuple(sorted(self._machines))
+
+    def look(self, vm: str) -> Glance:
+        """How a machine stands now. NotFoundError if it is not kept."""
+        machine = self._machine(vm)
+        if machine.attempt is None:
+            return Glance(machine.agenda, None, None, machine.warnings)
+        watch = machine.attempt.watch
+        return Glance(machine.agenda, machine.attempt.run, watch.progress(), tuple(watch.warnings))
+
+    async def request(self, vm: str, *, resync: bool = False) -> asyncio.Future[Run]:
+        """Have a cycle begin as soon as there is a place for it; one that is under way does not count.
+
+        The future is that cycle as it ended; it is cancelled if none will begin (paused, removed, the daemon's end).
+        BusyError while the machine is paused; NotFoundError.
+        """
+        machine = self._machine(vm)
+        if machine.agenda.paused_at is not None:
+            since = f"it has been paused since {machine.agenda.paused_at:%Y-%m-%d %H:%M:%S} UTC"
+            raise BusyError("begin", f"a cycle of {vm}", since, f"Run 'replicad resume {vm}' first.")
+        future: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
+        machine.asking.append(future)
+        await self._turn(machine, agendas.requested(machine.agenda, self._clock.now(), resync=resync))
+        return future
+
+    async def pause(self, vm: str) -> None:
+        """Begin no cycle any more, and stop the one under way, which a later one goes on with. NotFoundError."""
+        machine = self._machine(vm)
+        await self._turn(machine, agendas.paused(machine.agenda, self._clock.now()))
+        machine.give_up_asking()
+        await self._stop(machine)
+
+    async def resume(self, vm: str) -> None:
+        """Let cycles begin again, after a pause or an error that only a person could mend. NotFoundError."""
+        machine = self._machine(vm)
+        await self._turn(machine, agendas.resumed(machine.agenda, self._clock.now()))
+
+    async def run(self) -> None:
+        """Run cycles until cancelled; then stop those under way, and return when all of that is written down."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    self._changed.clear()
+                    self._look_at_the_clock()
+                    self._look_for_stalls()
+                    for machine in self._next_ones():
+                        self._begin(machine, group)
+                    await self._until_something_is_wanted()
+        finally:
+            for machine in self._machines.values():
+                machine.give_up_asking()
+
+    def _next_ones(self) -> list[_Machine]:
+        """Those whose turn it is, as many as there is room for; who has waited longest comes first."""
+        room, now = self._most_at_once - self._under_way, self._clock.now()
+        if room <= 0:
+            return []
+        waiting = [
+            (since, vm)
+            for vm, machine in self._machines.items()
+            if machine.attempt is None and (since := agendas.next_wanted(machine.agenda)) is not None and since <= now
+        ]
+        return [self._machines[vm] for _, vm in sorted(waiting)[:room]]
+
+    async def _until_something_is_wanted(self) -> None:
+        now, pause_s = self._clock.now(), _TICK_S
+        if self._under_way < self._most_at_once:
+            wanted = [agendas.next_wanted(m.agenda) for m in self._machines.values() if m.attempt is None]
+            soonest = min((moment for moment in wanted if moment is not None), default=now + _NEVER)
+            pause_s = max(0.0, min(_TICK_S, (soonest - now).total_seconds()))
+        try:
+            async with asyncio.timeout(pause_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    def _look_at_the_clock(self) -> None:
+        """A clock that was set back must not make machines wait for a time that has been."""
+        now, now_s = self._clock.now(), self._clock.monotonic_s()
+        step_s = (now - self._ticked_at).total_seconds() - (now_s - self._ticked_s)
+        self._ticked_at, self._ticked_s = now, now_s
+        if abs(step_s) < _CLOCK_STEP_S:
+            return
+        for vm, machine in self._machines.items():
+            machine.agenda = agendas.planned(machine.agenda, vm, machine.schedule, now)
+        self._tell(Trouble(None, f"the time of day jumped by {step_s:+.0f} s: due times were looked at again"))
+
+    def _look_for_stalls(self) -> None:
+        now_s = self._clock.monotonic_s()
+        for machine in self._machines.values():
+            if machine.attempt is not None and (trouble := machine.attempt.stop_if_stalled(now_s)) is not None:
+                self._tell(trouble)
+
+    def _begin(self, machine: _Machine, group: asyncio.TaskGroup) -> None:
+        now = self._clock.now()
+        before = machine.agenda
+        since = agendas.next_wanted(before) or now
+        machine.agenda, trigger, missed = agendas.begun(before, machine.schedule, now)
+        run = Run(before.vm, trigger, since, now, missed)
+        attempt = Attempt(run, Watch(self._clock.monotonic_s()), before.resync_requested, waiting=machine.asking)
+        machine.attempt, machine.asking = attempt, []
+        self._under_way += 1
+        attempt.task = group.create_task(self._cycle(machine, attempt), name=f"cycle of {before.vm}")
+
+    async def _cycle(self, machine: _Machine, attempt: Attempt) -> None:
+        try:
+            begun = await self._remember(self._memory.begin_run(attempt.run, machine.agenda))
+            attempt.run = begun or attempt.run
+            self._tell(CycleBegan(attempt.run))
+            came = await attempt.work(self._cycles, self._clock, self._tell)
+            attempt.run, machine.agenda = ended(attempt.run, machine.agenda, came, self._clock.now())
+            await self._remember(self._memory.finish(attempt.run, machine.agenda))
+            self._tell(CycleEnded(attempt.run, machine.agenda))
+        finally:
+            machine.attempt, machine.warnings = None, tuple(attempt.watch.warnings)
+            self._under_way -= 1
+            self._changed.set()
+            for future in attempt.waiting:
+                if not future.done():
+                    future.set_result(attempt.run)
+
+    async def _turn(self, machine: _Machine, agenda: Agenda) -> None:
+        """From now on the machine's agenda is another one."""
+        machine.agenda = agenda
+        self._tell(MachineChanged(agenda.vm))
+        self._changed.set()
+        await self._remember(self._memory.save_agenda(agenda))
+
+    async def _remember(self, writing: Awaitable[T]) -> T | None:
+        """Write to the memory, wholly even if this is cancelled; None if it can't be written."""
+        try:
+            return await to_the_end(writing)
+        except ReplicadError as error:
+            self._tell(Trouble(None, f"what happens can't be written down, and is forgotten at a restart: {error}"))
+            return None
+
+    async def _stop(self, machine: _Machine) -> None:
+        attempt = machine.attempt
+        if attempt is not None and attempt.task is not None:
+            attempt.task.cancel()
+            await asyncio.wait([attempt.task])
+
+    def _machine(self, vm: str) -> _Machine:
+        machine = self._machines.get(vm)
+        if machine is None:
+            names = ", ".join(self.machines()) or "none"
+            hint = "Check the name; a changed configuration is taken at 'systemctl reload replicad' (SIGHUP)."
+            raise NotFoundError("find", f"virtual machine {vm!r}", f"the daemon keeps: {names}", hint)
+        return machine
