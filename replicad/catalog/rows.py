@@ -1,0 +1,158 @@
+"""Between the model and the rows of the catalog. Pure.
+
+Times are whole microseconds since 1970 UTC; words are kept by their values. A word that this version does not know
+(a later one wrote it) is read as the one that claims least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TypeVar
+
+from replicad.model.agenda import Agenda, LatestPoint
+from replicad.model.points import Consistency
+from replicad.model.runs import Failure, Outcome, Run, Severity, Trigger
+
+Value = int | str | None
+Word = TypeVar("Word", bound=StrEnum)
+
+MOST_TEXT = 1000
+"""Characters that are kept of a failure's sentence."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+FAILURE_COLUMNS = ("failure_text", "failure_error", "failure_severity", "failure_at")
+RUN_COLUMNS = (
+    "triggered_by", "due_at", "started_at", "missed", "ended_at", "outcome", "kind", "point", "scanned_bytes",
+    "changed_bytes", "sent_bytes", *FAILURE_COLUMNS,
+)  # fmt: skip
+AGENDA_COLUMNS = (
+    "due_at", "retry_at", "requested_at", "resync_requested", "failures", *FAILURE_COLUMNS, "paused_at",
+    "latest_number", "latest_time", "latest_consistency",
+)  # fmt: skip
+
+
+class SenselessRowError(ValueError):
+    """A row that nobody can have written: it is damaged."""
+
+
+def to_microseconds(time: datetime) -> int:
+    """An aware time as the catalog keeps it."""
+    return (time - _EPOCH) // _MICROSECOND
+
+
+def run_values(run: Run) -> tuple[Value, ...]:
+    """What `RUN_COLUMNS` hold."""
+    return (
+        run.trigger, to_microseconds(run.due_at), to_microseconds(run.started_at), run.missed,
+        _optional_microseconds(run.ended_at), run.outcome, run.kind, run.point, run.scanned_bytes, run.changed_bytes,
+        run.sent_bytes, *_failure_values(run.failure),
+    )  # fmt: skip
+
+
+def run_of(number: object, vm: object, row: Sequence[object]) -> Run:
+    """The run in a row of `RUN_COLUMNS`. SenselessRowError."""
+    trigger, due_at, started_at, missed, ended_at, outcome, kind, point, scanned, changed, sent, *failure = row
+    return Run(
+        vm=_text(vm),
+        trigger=_word(Trigger, trigger, Trigger.SCHEDULE),
+        due_at=_time(due_at),
+        started_at=_time(started_at),
+        missed=_integer(missed),
+        ended_at=_optional_time(ended_at),
+        outcome=None if outcome is None else _word(Outcome, outcome, Outcome.FAILED),
+        kind=None if kind is None else _text(kind),
+        point=None if point is None else _integer(point),
+        scanned_bytes=_integer(scanned),
+        changed_bytes=_integer(changed),
+        sent_bytes=_integer(sent),
+        failure=_failure_of(failure),
+        number=_integer(number),
+    )
+
+
+def agenda_values(agenda: Agenda) -> tuple[Value, ...]:
+    """What `AGENDA_COLUMNS` hold."""
+    latest = agenda.latest
+    return (
+        _optional_microseconds(agenda.due_at), _optional_microseconds(agenda.retry_at),
+        _optional_microseconds(agenda.requested_at), int(agenda.resync_requested), agenda.failures,
+        *_failure_values(agenda.failure), _optional_microseconds(agenda.paused_at),
+        *((None,) * 3 if latest is None else (latest.number, to_microseconds(latest.time), latest.consistency)),
+    )  # fmt: skip
+
+
+def agenda_of(vm: object, row: Sequence[object]) -> Agenda:
+    """The agenda in a row of `AGENDA_COLUMNS`. SenselessRowError."""
+    due_at, retry_at, requested_at, resync_requested, failures, *rest = row
+    paused_at, number, time, consistency = rest[len(FAILURE_COLUMNS) :]
+    return Agenda(
+        vm=_text(vm),
+        due_at=_optional_time(due_at),
+        retry_at=_optional_time(retry_at),
+        requested_at=_optional_time(requested_at),
+        resync_requested=bool(_integer(resync_requested)),
+        failures=_integer(failures),
+        failure=_failure_of(rest[: len(FAILURE_COLUMNS)]),
+        paused_at=_optional_time(paused_at),
+        latest=None
+        if number is None
+        else LatestPoint(_integer(number), _time(time), _word(Consistency, consistency, Consistency.FUZZY)),
+    )
+
+
+def _failure_values(failure: Failure | None) -> tuple[Value, ...]:
+    if failure is None:
+        return (None,) * len(FAILURE_COLUMNS)
+    return (_storable(failure.text), failure.error, failure.severity, to_microseconds(failure.at))
+
+
+def _failure_of(row: Sequence[object]) -> Failure | None:
+    text, error, severity, at = row
+    if text is None:
+        return None
+    return Failure(_text(text), _text(error), _word(Severity, severity, Severity.LASTING), _time(at))
+
+
+def _storable(text: str) -> str:
+    # Names of local files that are no UTF-8 come with lone surrogates, which SQLite refuses.
+    whole = text.encode(errors="backslashreplace").decode()
+    return whole if len(whole) <= MOST_TEXT else whole[: MOST_TEXT - 1] + "…"
+
+
+def _optional_microseconds(time: datetime | None) -> int | None:
+    return None if time is None else to_microseconds(time)
+
+
+def _optional_time(value: object) -> datetime | None:
+    return None if value is None else _time(value)
+
+
+def _time(value: object) -> datetime:
+    try:
+        return _EPOCH + timedelta(microseconds=_integer(value))
+    except OverflowError:
+        raise SenselessRowError(f"{value} is no time") from None
+
+
+def _integer(value: object) -> int:
+    if not isinstance(value, int):
+        raise SenselessRowError("what must be a number is none")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise SenselessRowError("what must be text is none")
+    return value
+
+
+def _word(kind: type[Word], value: object, unknown: Word) -> Word:
+    try:
+        return kind(_text(value))
+    except SenselessRowError:
+        raise
+    except ValueError:
+        return unknown

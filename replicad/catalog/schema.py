@@ -1,0 +1,115 @@
+"""The tables of the catalog, and how an older catalog becomes one of today."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from sqlite3 import Connection
+
+APPLICATION_ID = int.from_bytes(b"rpld", "big")
+"""Tells a catalog from other SQLite databases (`PRAGMA application_id`)."""
+
+Migration = Sequence[str]
+"""The statements that bring a catalog from one version to the next."""
+
+_VERSION_1: Migration = (
+    # `runs` counts the rows of `run`, so that nobody has to.
+    """
+    CREATE TABLE vm (
+        id INTEGER PRIMARY KEY,
+        name TEXT NOT NULL UNIQUE,
+        runs INTEGER NOT NULL DEFAULT 0
+    )
+    """,
+    """
+    CREATE TABLE agenda (
+        vm_id INTEGER PRIMARY KEY REFERENCES vm (id),
+        due_at INTEGER,
+        retry_at INTEGER,
+        requested_at INTEGER,
+        resync_requested INTEGER NOT NULL,
+        failures INTEGER NOT NULL,
+        failure_text TEXT,
+        failure_error TEXT,
+        failure_severity TEXT,
+        failure_at INTEGER,
+        paused_at INTEGER,
+        latest_number INTEGER,
+        latest_time INTEGER,
+        latest_consistency TEXT
+    )
+    """,
+    # AUTOINCREMENT: the number of a run that was removed is never given again.
+    """
+    CREATE TABLE run (
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        vm_id INTEGER NOT NULL REFERENCES vm (id),
+        triggered_by TEXT NOT NULL,
+        due_at INTEGER NOT NULL,
+        started_at INTEGER NOT NULL,
+        missed INTEGER NOT NULL,
+        ended_at INTEGER,
+        outcome TEXT,
+        kind TEXT,
+        point INTEGER,
+        scanned_bytes INTEGER NOT NULL,
+        changed_bytes INTEGER NOT NULL,
+        sent_bytes INTEGER NOT NULL,
+        failure_text TEXT,
+        failure_error TEXT,
+        failure_severity TEXT,
+        failure_at INTEGER
+    )
+    """,
+    # With the time, so that what began too early is passed over without a look at the table.
+    "CREATE INDEX run_of_vm ON run (vm_id, number, started_at)",
+    "CREATE INDEX run_by_start ON run (started_at)",
+    "CREATE INDEX run_under_way ON run (number) WHERE outcome IS NULL",
+    """
+    CREATE TRIGGER run_added AFTER INSERT ON run BEGIN
+        UPDATE vm SET runs = runs + 1 WHERE id = NEW.vm_id;
+    END
+    """,
+    """
+    CREATE TRIGGER run_removed AFTER DELETE ON run BEGIN
+        UPDATE vm SET runs = runs - 1 WHERE id = OLD.vm_id;
+    END
+    """,
+)
+
+MIGRATIONS: Sequence[Migration] = (_VERSION_1,)
+"""The nth leads from version n to n + 1; version 0 is an empty file. Those that were released never change."""
+
+
+@contextmanager
+def transaction(connection: Connection) -> Iterator[None]:
+    """All that is written within, or nothing. The right to write is taken at once, within the busy timeout: who first
+    reads and then wants to write may find that somebody else wrote in between."""
+    if connection.in_transaction:  # one that could not even be rolled back, on a failing disk
+        connection.rollback()
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # SQLite itself rolls back after some errors
+            connection.rollback()
+        raise
+
+
+def version_of(connection: Connection) -> int:
+    """The version of the schema; 0: there is none yet."""
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def migrate(connection: Connection, migrations: Sequence[Migration] = MIGRATIONS) -> None:
+    """Bring a catalog of any earlier version to the latest, in one transaction: after an error it is as it was."""
+    if version_of(connection) == len(migrations):
+        return
+    with transaction(connection):
+        # Read again: another process may have done it in the meantime.
+        for migration in migrations[version_of(connection) :]:
+            for statement in migration:
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {len(migrations)}")
