@@ -4,23 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Protocol
 
 from .points import Consistency
 from .runs import Failure, Severity, Trigger
-
-LONGEST_RETRY_PAUSE_S = 1800
-_FIRST_RETRY_PAUSE_S = 60
-
-
-class Schedule(Protocol):
-    """When cycles of one VM are due. All times are in UTC."""
-
-    def next_after(self, moment: datetime) -> datetime | None:
-        """The first due time after `moment`; None if there is none ever."""
-
-    def count_between(self, since: datetime, until: datetime) -> int:
-        """How many due times there are after `since`, up to and with `until`."""
+from .schedule import LONGEST_RETRY_S, Schedule, retry_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +73,7 @@ def ended_badly(agenda: Agenda, failure: Failure) -> Agenda:
     if failure.severity is not Severity.TRANSIENT:
         return replace(agenda, failures=0, failure=failure, retry_at=None)
     failures = agenda.failures + 1
-    retry_at = failure.at + timedelta(seconds=retry_pause_s(failures))
-    if agenda.due_at is not None:
-        retry_at = min(retry_at, agenda.due_at)
-    return replace(agenda, failures=failures, failure=failure, retry_at=retry_at)
+    return replace(agenda, failures=failures, failure=failure, retry_at=retry_at(failures, failure.at, agenda.due_at))
 
 
 def interrupted(agenda: Agenda, now: datetime) -> Agenda:
@@ -127,11 +111,5 @@ def planned(agenda: Agenda | None, vm: str, schedule: Schedule, now: datetime) -
     if agenda is None:
         return Agenda(vm, due_at=now if following is not None else None)
     due_at = following if agenda.due_at is None or following is None else min(agenda.due_at, following)
-    latest_retry = now + timedelta(seconds=LONGEST_RETRY_PAUSE_S)
-    retry_at = min(agenda.retry_at, latest_retry) if agenda.retry_at is not None else None
-    return replace(agenda, due_at=due_at, retry_at=retry_at)
-
-
-def retry_pause_s(failures: int) -> int:
-    """How long to wait after so many failures in a row, the first included: 1, 2, 4, 8, 16, 30, 30 … minutes."""
-    return min(_FIRST_RETRY_PAUSE_S << min(max(failures, 1) - 1, 16), LONGEST_RETRY_PAUSE_S)
+    retry = min(agenda.retry_at, now + timedelta(seconds=LONGEST_RETRY_S)) if agenda.retry_at is not None else None
+    return replace(agenda, due_at=due_at, retry_at=retry)

@@ -65,12 +65,22 @@ class Attempt:
         if self.task is None or self.stalled or self.watch.stands_still_s(now_s) <= STALLED_AFTER_S:
             return None
         self.stalled = True
-        frames = [entry for frame in self.task.get_stack() for entry in traceback.extract_stack(frame)[-1:]]
+        where = "".join(traceback.format_list(_waits_in(self.task)))
         self.task.cancel()
         text = (
             f"nothing has moved for {STALLED_AFTER_S / 60:.0f} min in the phase {self.watch.phase!r}: it is begun again"
         )
-        return Trouble(self.run.vm, text, "".join(traceback.format_list(frames)))
+        return Trouble(self.run.vm, text, where)
+
+
+def _waits_in(task: asyncio.Task[None]) -> traceback.StackSummary:
+    """The calls that a task is in, down to the one that it waits for; those of tasks of its own are not seen."""
+    frames = []
+    waiting: object = task.get_coro()
+    while (frame := getattr(waiting, "cr_frame", None)) is not None:
+        frames.append((frame, frame.f_lineno))
+        waiting = getattr(waiting, "cr_await", None)
+    return traceback.StackSummary.extract(iter(frames))
 
 
 def ended(run: Run, agenda: Agenda, came: CycleReport | Failure | None, now: datetime) -> tuple[Run, Agenda]:

@@ -13,10 +13,11 @@ from datetime import timedelta
 from typing import Protocol, TypeVar
 
 from replicad.model import agenda as agendas
-from replicad.model.agenda import Agenda, Schedule
+from replicad.model.agenda import Agenda
 from replicad.model.clock import Clock
 from replicad.model.errors import BusyError, NotFoundError, ReplicadError
 from replicad.model.runs import Run
+from replicad.model.schedule import Schedule
 
 from .attempt import Attempt, Cycles, ended, to_the_end
 from .events import CycleBegan, CycleEnded, Event, MachineChanged, Trouble
@@ -36,8 +37,8 @@ class Memory(Protocol):
     async def save_agenda(self, agenda: Agenda) -> None:
         """In place of the machine's last one."""
 
-    async def begin_run(self, run: Run, agenda: Agenda) -> Run:
-        """Both; the run, with its number."""
+    async def begin_run(self, run: Run) -> Run:
+        """The same, with its number. The agenda stays as it is: until the end the cycle is still wanted."""
 
     async def finish(self, run: Run, agenda: Agenda) -> None:
         """Both, the run in place of what was written when it began."""
@@ -105,13 +106,16 @@ class Supervisor:
             self._tell(MachineChanged(vm))
         for vm, schedule in schedules.items():
             known = self._machines.get(vm)
-            agenda = agendas.planned(known.agenda if known else remembered.get(vm), vm, schedule, now)
+            before = known.agenda if known else remembered.get(vm)
+            agenda = agendas.planned(before, vm, schedule, now)
             if vm in changed and agenda.paused_at is None:
                 agenda = agendas.resumed(agenda, now)
             if known is None:
                 self._machines[vm] = known = _Machine(schedule, agenda)
             known.schedule = schedule
-            await self._turn(known, agenda)
+            if agenda != before:
+                await self._turn(known, agenda)
+        self._changed.set()
 
     def machines(self) -> tuple[str, ...]:
         """Their names, sorted."""
@@ -221,12 +225,16 @@ class Supervisor:
 
     async def _cycle(self, machine: _Machine, attempt: Attempt) -> None:
         try:
-            begun = await self._remember(self._memory.begin_run(attempt.run, machine.agenda))
+            begun = await self._remember(self._memory.begin_run(attempt.run))
             attempt.run = begun or attempt.run
             self._tell(CycleBegan(attempt.run))
             came = await attempt.work(self._cycles, self._clock, self._tell)
             attempt.run, machine.agenda = ended(attempt.run, machine.agenda, came, self._clock.now())
-            await self._remember(self._memory.finish(attempt.run, machine.agenda))
+            await self._remember(
+                self._memory.finish(attempt.run, machine.agenda)
+                if attempt.run.number
+                else self._memory.save_agenda(machine.agenda)
+            )
             self._tell(CycleEnded(attempt.run, machine.agenda))
         finally:
             machine.attempt, machine.warnings = None, tuple(attempt.watch.warnings)

@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from replicad.model.clock import Clock
+
 Result = TypeVar("Result")
 
 START_S = 1_000_000.0
@@ -54,3 +56,19 @@ def passed_s() -> float:
 def wall_clock(start: datetime = MONDAY) -> datetime:
     """What the clock on the wall shows, if it showed `start` in the beginning."""
     return start + timedelta(seconds=passed_s())
+
+
+class SettableClock:
+    """The clocks of a host on such a loop, of which the time of day can be set."""
+
+    def __init__(self, start: datetime = MONDAY) -> None:
+        self._start = start
+        self.clock = Clock(self.now, passed_s, asyncio.sleep)
+
+    def now(self) -> datetime:
+        """The time of day."""
+        return wall_clock(self._start)
+
+    def set_forward(self, by: timedelta) -> None:
+        """Back, if `by` is negative."""
+        self._start += by

@@ -1,0 +1,399 @@
+"""Whose turn it is, what is written down, and what comes of cycles that fail, hang or are stopped; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+
+from replicad.model.agenda import Agenda
+from replicad.model.errors import (
+    BusyError,
+    DivergedError,
+    NotFoundError,
+    OutOfSpaceError,
+    ReplicadError,
+    UnreachableError,
+)
+from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
+from replicad.model.progress import PhaseStarted, Warned
+from replicad.model.runs import Outcome, Run, Trigger
+from replicad.model.schedule import Every, OnRequest, Schedule
+from replicad.service.events import CycleEnded, Event, Trouble
+from replicad.service.supervisor import Supervisor
+from replicad.service.watch import STALLED_AFTER_S, Watch
+from replicad.workflows.replicate import CycleReport
+from tests.support.virtual_time import MONDAY, SettableClock, run
+
+VM, OTHER = "웹 서버", "db 💾"
+MINUTE = timedelta(minutes=1)
+LOST = UnreachableError("write", "nas", "the connection was lost")
+
+Work = Callable[[str, Watch], Awaitable[None]]
+
+
+@dataclass
+class Ledger:
+    """A memory that can be read."""
+
+    agendas: dict[str, Agenda] = field(default_factory=dict)
+    runs: dict[int, Run] = field(default_factory=dict)
+    broken: ReplicadError | None = None
+
+    async def save_agenda(self, agenda: Agenda) -> None:
+        await asyncio.sleep(0)
+        self._write()
+        self.agendas[agenda.vm] = agenda
+
+    async def begin_run(self, run: Run) -> Run:
+        await asyncio.sleep(0)
+        self._write()
+        run = replace(run, number=len(self.runs) + 1)
+        self.runs[run.number] = run
+        return run
+
+    async def finish(self, run: Run, agenda: Agenda) -> None:
+        await asyncio.sleep(0)
+        self._write()
+        self.runs[run.number], self.agendas[agenda.vm] = run, agenda
+
+    def _write(self) -> None:
+        if self.broken is not None:
+            raise self.broken
+
+    def of(self, vm: str) -> list[Run]:
+        return [run for run in self.runs.values() if run.vm == vm]
+
+
+class Daemon:
+    """A supervisor whose cycles are `work`, which takes 2 s if nothing else is said."""
+
+    def __init__(self, time: SettableClock, work: Work | None = None, most_at_once: int = 4) -> None:
+        self.time, self.work = time, work
+        self.ledger = Ledger()
+        self.events: list[Event] = []
+        self.at_once = self.most_seen = 0
+        self.resyncs: list[bool] = []
+        self.most_at_once = most_at_once
+
+    async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
+        """As `Cycles.run`."""
+        self.at_once += 1
+        self.most_seen = max(self.most_seen, self.at_once)
+        self.resyncs.append(resync)
+        try:
+            await asyncio.sleep(2)
+            if self.work is not None:
+                await self.work(vm, watch)
+        finally:
+            self.at_once -= 1
+        number = sum(run.outcome is Outcome.DONE for run in self.ledger.of(vm)) + 1
+        point = RecoveryPoint(
+            1, "r", vm, number, None, self.time.now(), CycleKind.DELTA, Consistency.COLD, 1, "h", (), (), (),
+            Statistics(1, 1, 1, 1, 1),
+        )  # fmt: skip
+        return CycleReport(point, False, point.statistics)
+
+    async def keep(self, schedules: dict[str, Schedule], changed: frozenset[str] = frozenset()) -> None:
+        await self.supervisor.keep(schedules, dict(self.ledger.agendas), self.most_at_once, changed)
+
+    def starts(self, vm: str = VM) -> list[int]:
+        """When the cycles began, in seconds since the start."""
+        return [round((run.started_at - MONDAY).total_seconds()) for run in self.ledger.of(vm)]
+
+    def run_for(
+        self, schedules: dict[str, Schedule], span: timedelta, during: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        """Keep these machines for so long, then stop."""
+
+        async def live() -> None:
+            self.supervisor = Supervisor(self, self.ledger, self.time.clock, self.most_at_once, self.events.append)
+            await self.keep(schedules)
+            working = asyncio.create_task(self.supervisor.run())
+            try:
+                async with asyncio.timeout(span.total_seconds()):
+                    if during is not None:
+                        await during()
+                    await asyncio.shield(working)
+            except TimeoutError:
+                working.cancel()
+                await asyncio.wait([working])
+
+        run(live())
+
+
+def failing(*errors: ReplicadError | None) -> Work:
+    """Cycles that end with these errors, one after the other, and then well."""
+    left = list(errors)
+
+    async def work(vm: str, watch: Watch) -> None:
+        if left and (error := left.pop(0)) is not None:
+            raise error
+
+    return work
+
+
+def test_a_new_machine_begins_at_once_and_goes_on_by_the_grid() -> None:
+    daemon = Daemon(SettableClock())
+    daemon.run_for({VM: Every(300, 40)}, 12 * MINUTE)
+    assert daemon.starts() == [0, 40, 340, 640]
+    assert [run.trigger for run in daemon.ledger.of(VM)] == [Trigger.SCHEDULE] * 4
+    assert {run.missed for run in daemon.ledger.of(VM)} == {0}
+
+
+def test_a_machine_without_a_schedule_waits_for_a_request() -> None:
+    daemon = Daemon(SettableClock())
+
+    async def ask() -> None:
+        await asyncio.sleep(100)
+        run = await (await daemon.supervisor.request(VM))
+        assert (run.outcome, run.point, run.trigger) == (Outcome.DONE, 1, Trigger.REQUEST)
+
+    daemon.run_for({VM: OnRequest()}, 5 * MINUTE, ask)
+    assert daemon.starts() == [100]
+
+
+def test_due_times_that_pass_during_a_long_cycle_are_one_cycle_and_counted_as_missed() -> None:
+    async def slow(vm: str, watch: Watch) -> None:
+        await asyncio.sleep(200 if len(daemon.ledger.runs) == 1 else 0)
+
+    daemon = Daemon(SettableClock(), slow)
+    daemon.run_for({VM: Every(60, 30)}, 5 * MINUTE)
+    assert daemon.starts() == [0, 202, 210, 270]
+    assert [run.missed for run in daemon.ledger.of(VM)] == [0, 2, 0, 0]
+
+
+def test_no_machine_has_two_cycles_at_once_and_no_more_run_than_may() -> None:
+    daemon = Daemon(SettableClock(), most_at_once=4)
+    daemon.run_for({f"vm {n}": Every(60) for n in range(40)}, 10 * MINUTE)
+    assert daemon.most_seen == 4
+    for n in range(40):
+        runs = daemon.ledger.of(f"vm {n}")
+        assert len(runs) >= 9
+        for one, following in pairwise(runs):
+            assert one.ended_at is None or one.ended_at <= following.started_at
+
+
+def test_who_has_waited_longest_comes_first() -> None:
+    daemon = Daemon(SettableClock(), most_at_once=1)
+    daemon.run_for({f"vm {n}": Every(3600, 1800 - n) for n in range(20)}, timedelta(minutes=45))
+    later = [run.vm for run in daemon.ledger.runs.values()][20:]
+    assert later == [f"vm {n}" for n in reversed(range(20))]
+
+
+def test_transient_failures_are_tried_again_after_pauses_that_grow() -> None:
+    daemon = Daemon(SettableClock(), failing(*[LOST] * 8))
+    daemon.run_for({VM: OnRequest()}, timedelta(hours=4), lambda: _asked(daemon))
+    starts = daemon.starts()
+    pauses = [after - before - 2 for before, after in pairwise(starts)]
+    assert [round(pause / 60) for pause in pauses] == [1, 2, 4, 8, 16, 30, 30, 30]
+    agenda = daemon.ledger.agendas[VM]
+    assert (agenda.failures, agenda.failure, agenda.retry_at) == (0, None, None)
+
+
+async def _asked(daemon: Daemon) -> None:
+    await daemon.supervisor.request(VM)
+
+
+def test_a_retry_never_waits_longer_than_the_schedule() -> None:
+    daemon = Daemon(SettableClock(), failing(*[LOST] * 20))
+    daemon.run_for({VM: Every(120)}, 20 * MINUTE)
+    assert len(daemon.starts()) >= 10
+
+
+def test_an_error_that_no_retry_mends_waits_for_the_next_due_time() -> None:
+    daemon = Daemon(SettableClock(), failing(None, OutOfSpaceError("write", "nas", "no space is left")))
+    daemon.run_for({VM: Every(600)}, 35 * MINUTE)
+    assert daemon.starts() == [0, 600, 1200, 1800]
+    assert [run.outcome for run in daemon.ledger.of(VM)] == [Outcome.DONE, Outcome.FAILED, Outcome.DONE, Outcome.DONE]
+
+
+@pytest.mark.parametrize("way", ["request", "resume", "changed"])
+def test_an_error_that_only_a_person_can_mend_waits_for_one(way: str) -> None:
+    daemon = Daemon(SettableClock(), failing(DivergedError("use", "the replica", "it belongs to another machine")))
+
+    async def mend() -> None:
+        await asyncio.sleep(1801)
+        assert daemon.starts() == [0]
+        if way == "request":
+            await daemon.supervisor.request(VM)
+        elif way == "resume":
+            await daemon.supervisor.resume(VM)
+        else:
+            await daemon.keep({VM: Every(600)}, frozenset({VM}))
+
+    daemon.run_for({VM: Every(600)}, timedelta(minutes=45), mend)
+    assert daemon.starts() == [0, 1801, 2400]
+
+
+def test_a_defect_in_one_cycle_leaves_the_others_alone_and_is_told_with_its_place() -> None:
+    async def defective(vm: str, watch: Watch) -> None:
+        if vm == VM:
+            raise KeyError("비밀")
+
+    daemon = Daemon(SettableClock(), defective)
+    daemon.run_for({VM: Every(600), OTHER: Every(60)}, 10 * MINUTE)
+    assert len(daemon.starts(OTHER)) >= 10
+    assert {run.outcome for run in daemon.ledger.of(VM)} == {Outcome.FAILED}
+    told = [event for event in daemon.events if isinstance(event, Trouble)]
+    assert told
+    assert "KeyError" in told[0].text
+    assert "in defective" in told[0].details
+    failure = daemon.ledger.agendas[VM].failure
+    assert failure is not None
+    assert "비밀" not in failure.text
+
+
+def test_a_pause_stops_the_cycle_under_way_and_the_next_one_begins_at_the_end_of_the_pause() -> None:
+    async def slow(vm: str, watch: Watch) -> None:
+        await asyncio.sleep(100)
+
+    daemon = Daemon(SettableClock(), slow)
+
+    async def pause() -> None:
+        await asyncio.sleep(30)
+        waiting = await daemon.supervisor.request(VM)
+        await daemon.supervisor.pause(VM)
+        assert waiting.cancelled()
+        with pytest.raises(BusyError, match=r"paused since 2026-01-05 00:00:30 UTC\. Run 'replicad resume 웹 서버'"):
+            await daemon.supervisor.request(VM)
+        await asyncio.sleep(1000)
+        await daemon.supervisor.resume(VM)
+
+    daemon.run_for({VM: Every(300)}, 20 * MINUTE, pause)
+    assert daemon.starts() == [0, 1030]
+    first, second = daemon.ledger.of(VM)
+    assert (first.outcome, first.ended_at) == (Outcome.INTERRUPTED, MONDAY + timedelta(seconds=30))
+    assert (second.outcome, second.missed) == (Outcome.DONE, 0)
+
+
+def test_a_request_during_a_cycle_is_another_cycle() -> None:
+    daemon = Daemon(SettableClock())
+
+    async def ask() -> None:
+        await asyncio.sleep(1)
+        both = [await daemon.supervisor.request(VM) for _ in range(2)]
+        ended = await asyncio.gather(*both)
+        assert ended[0] == ended[1]
+        assert ended[0].started_at > MONDAY + timedelta(seconds=1)
+
+    daemon.run_for({VM: Every(3600)}, MINUTE, ask)
+    assert daemon.starts() == [0, 2]
+
+
+def test_a_resynchronisation_that_was_asked_for_is_not_forgotten_by_a_failure() -> None:
+    daemon = Daemon(SettableClock(), failing(LOST))
+
+    async def ask() -> None:
+        await daemon.supervisor.request(VM, resync=True)
+
+    daemon.run_for({VM: OnRequest()}, 5 * MINUTE, ask)
+    assert daemon.resyncs == [True, True]
+    assert not daemon.ledger.agendas[VM].resync_requested
+
+
+def test_a_machine_that_is_gone_is_stopped_and_others_go_on() -> None:
+    async def slow(vm: str, watch: Watch) -> None:
+        await asyncio.sleep(50)
+
+    daemon = Daemon(SettableClock(), slow)
+
+    async def remove() -> None:
+        await asyncio.sleep(10)
+        await daemon.keep({OTHER: Every(600)})
+        assert daemon.at_once == 1
+        with pytest.raises(NotFoundError, match=r"the daemon keeps: db 💾\."):
+            daemon.supervisor.look(VM)
+
+    daemon.run_for({VM: Every(600), OTHER: Every(600)}, 5 * MINUTE, remove)
+    assert [run.outcome for run in daemon.ledger.of(VM)] == [Outcome.INTERRUPTED]
+    assert [run.outcome for run in daemon.ledger.of(OTHER)] == [Outcome.DONE]
+
+
+def test_a_cycle_in_which_nothing_moves_is_begun_again_and_one_that_moves_is_left_alone() -> None:
+    async def hang(vm: str, watch: Watch) -> None:
+        watch.hear(PhaseStarted("delta"))
+        if vm == OTHER:
+            for _ in range(100):
+                await asyncio.sleep(60)
+                watch.meter.calls["write"] += 1
+        elif len(daemon.ledger.of(VM)) == 1:
+            watch.hear(Warned("디스크가 느리다"))
+            await asyncio.Event().wait()
+
+    daemon = Daemon(SettableClock(), hang)
+    daemon.run_for({VM: OnRequest(), OTHER: Every(86400)}, timedelta(hours=2), lambda: _asked(daemon))
+    assert [run.outcome for run in daemon.ledger.of(OTHER)] == [Outcome.DONE]
+    first, second = daemon.ledger.of(VM)
+    assert first.failure is not None
+    assert first.failure.error == "StuckError"
+    assert "nothing has moved for 20 min, in the phase 'delta'" in first.failure.text
+    assert STALLED_AFTER_S <= (second.started_at - MONDAY).total_seconds() - 60 <= STALLED_AFTER_S + 20
+    assert second.outcome is Outcome.DONE
+    told = [event for event in daemon.events if isinstance(event, Trouble)]
+    assert ["in hang" in event.details for event in told] == [True]
+
+
+def test_what_a_daemon_that_died_left_is_gone_on_with_at_once() -> None:
+    daemon = Daemon(SettableClock())
+    daemon.ledger.agendas[VM] = Agenda(VM, due_at=MONDAY - timedelta(hours=1))
+    daemon.run_for({VM: Every(600)}, 5 * MINUTE)
+    assert daemon.starts() == [0]
+    assert [run.missed for run in daemon.ledger.of(VM)] == [6]
+
+
+def test_being_stopped_is_written_down_and_the_cycle_is_the_first_thing_after() -> None:
+    async def slow(vm: str, watch: Watch) -> None:
+        await asyncio.sleep(1000)
+
+    daemon = Daemon(SettableClock(), slow)
+    daemon.run_for({VM: Every(86400)}, MINUTE)
+    assert [run.outcome for run in daemon.ledger.of(VM)] == [Outcome.INTERRUPTED]
+    assert daemon.ledger.agendas[VM].retry_at == MONDAY + MINUTE
+
+
+@pytest.mark.parametrize("hours", [-50, -1, 1, 50])
+def test_a_clock_that_is_set_makes_nobody_wait_for_a_time_that_has_been(hours: int) -> None:
+    time = SettableClock()
+    daemon = Daemon(time)
+
+    async def step() -> None:
+        await asyncio.sleep(1000)
+        time.set_forward(timedelta(hours=hours))
+
+    daemon.run_for({VM: Every(300)}, timedelta(seconds=2000), step)
+    begun = [event.run for event in daemon.events if isinstance(event, CycleEnded)]
+    assert 7 <= len(begun) <= 8
+    assert any("the time of day jumped by" in e.text for e in daemon.events if isinstance(e, Trouble))
+
+
+def test_a_memory_that_can_t_be_written_stops_no_cycle_and_is_told() -> None:
+    daemon = Daemon(SettableClock())
+    daemon.ledger.broken = OutOfSpaceError("write", "the catalog", "no space is left")
+    daemon.run_for({VM: Every(60)}, 5 * MINUTE)
+    assert len([event for event in daemon.events if isinstance(event, CycleEnded)]) >= 5
+    assert any("is forgotten at a restart" in event.text for event in daemon.events if isinstance(event, Trouble))
+
+
+@pytest.mark.parametrize("pause_s", [0.0, 0.5, 1.999, 2.0, 2.001])
+def test_whenever_it_is_stopped_every_run_that_began_has_ended(pause_s: float) -> None:
+    daemon = Daemon(SettableClock())
+    daemon.run_for({f"vm {n}": Every(1) for n in range(9)}, timedelta(seconds=20 + pause_s))
+    assert daemon.ledger.runs
+    assert all(run.outcome is not None for run in daemon.ledger.runs.values())
+
+
+def test_a_month_of_a_thousand_machines_loses_and_doubles_no_cycle() -> None:
+    daemon = Daemon(SettableClock(), most_at_once=64)
+    names = [f"기계 {n}" for n in range(50)]
+    daemon.run_for({vm: Every(3600, n * 60.0) for n, vm in enumerate(names)}, timedelta(days=7))
+    for vm in names:
+        runs = daemon.ledger.of(vm)
+        dues = [run.due_at for run in runs[1:]]
+        assert dues == sorted(set(dues))
+        assert 167 <= len(dues) <= 168
+        assert all(run.started_at - run.due_at < timedelta(seconds=1) for run in runs)
