@@ -58,10 +58,15 @@ class Glance:
 class _Machine:
     schedule: Schedule
     agenda: Agenda
+    wanted: datetime | None
+    """`next_wanted` of the agenda: it is looked at far more often than it changes."""
     attempt: Attempt | None = None
     asking: list[asyncio.Future[Run]] = field(default_factory=list)
     """Who waits for the end of the next cycle to begin."""
     warnings: tuple[str, ...] = ()
+
+    def turn_to(self, agenda: Agenda) -> None:
+        self.agenda, self.wanted = agenda, agendas.next_wanted(agenda)
 
     def give_up_asking(self) -> None:
         asking, self.asking = self.asking, []
@@ -111,7 +116,7 @@ class Supervisor:
             if vm in changed and agenda.paused_at is None:
                 agenda = agendas.resumed(agenda, now)
             if known is None:
-                self._machines[vm] = known = _Machine(schedule, agenda)
+                self._machines[vm] = known = _Machine(schedule, agenda, agendas.next_wanted(agenda))
             known.schedule = schedule
             if agenda != before:
                 await self._turn(known, agenda)
@@ -177,17 +182,17 @@ class Supervisor:
         if room <= 0:
             return []
         waiting = [
-            (since, vm)
+            (machine.wanted, vm)
             for vm, machine in self._machines.items()
-            if machine.attempt is None and (since := agendas.next_wanted(machine.agenda)) is not None and since <= now
+            if machine.wanted is not None and machine.wanted <= now and machine.attempt is None
         ]
         return [self._machines[vm] for _, vm in sorted(waiting)[:room]]
 
     async def _until_something_is_wanted(self) -> None:
         now, pause_s = self._clock.now(), _TICK_S
         if self._under_way < self._most_at_once:
-            wanted = [agendas.next_wanted(m.agenda) for m in self._machines.values() if m.attempt is None]
-            soonest = min((moment for moment in wanted if moment is not None), default=now + _NEVER)
+            waiting = (m.wanted for m in self._machines.values() if m.wanted is not None and m.attempt is None)
+            soonest = min(waiting, default=now + _NEVER)
             pause_s = max(0.0, min(_TICK_S, (soonest - now).total_seconds()))
         try:
             async with asyncio.timeout(pause_s):
@@ -203,7 +208,7 @@ class Supervisor:
         if abs(step_s) < _CLOCK_STEP_S:
             return
         for vm, machine in self._machines.items():
-            machine.agenda = agendas.planned(machine.agenda, vm, machine.schedule, now)
+            machine.turn_to(agendas.planned(machine.agenda, vm, machine.schedule, now))
         self._tell(Trouble(None, f"the time of day jumped by {step_s:+.0f} s: due times were looked at again"))
 
     def _look_for_stalls(self) -> None:
@@ -215,9 +220,9 @@ class Supervisor:
     def _begin(self, machine: _Machine, group: asyncio.TaskGroup) -> None:
         now = self._clock.now()
         before = machine.agenda
-        since = agendas.next_wanted(before) or now
-        machine.agenda, trigger, missed = agendas.begun(before, machine.schedule, now)
-        run = Run(before.vm, trigger, since, now, missed)
+        after, trigger, missed = agendas.begun(before, machine.schedule, now)
+        run = Run(before.vm, trigger, machine.wanted or now, now, missed)
+        machine.turn_to(after)
         attempt = Attempt(run, Watch(self._clock.monotonic_s()), before.resync_requested, waiting=machine.asking)
         machine.attempt, machine.asking = attempt, []
         self._under_way += 1
@@ -229,7 +234,8 @@ class Supervisor:
             attempt.run = begun or attempt.run
             self._tell(CycleBegan(attempt.run))
             came = await attempt.work(self._cycles, self._clock, self._tell)
-            attempt.run, machine.agenda = ended(attempt.run, machine.agenda, came, self._clock.now())
+            attempt.run, agenda = ended(attempt.run, machine.agenda, came, self._clock.now())
+            machine.turn_to(agenda)
             await self._remember(
                 self._memory.finish(attempt.run, machine.agenda)
                 if attempt.run.number
@@ -246,7 +252,7 @@ class Supervisor:
 
     async def _turn(self, machine: _Machine, agenda: Agenda) -> None:
         """From now on the machine's agenda is another one."""
-        machine.agenda = agenda
+        machine.turn_to(agenda)
         self._tell(MachineChanged(agenda.vm))
         self._changed.set()
         await self._remember(self._memory.save_agenda(agenda))

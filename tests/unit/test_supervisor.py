@@ -387,13 +387,13 @@ def test_whenever_it_is_stopped_every_run_that_began_has_ended(pause_s: float) -
     assert all(run.outcome is not None for run in daemon.ledger.runs.values())
 
 
-def test_a_month_of_a_thousand_machines_loses_and_doubles_no_cycle() -> None:
+def test_days_of_many_machines_lose_and_double_no_cycle() -> None:
     daemon = Daemon(SettableClock(), most_at_once=64)
-    names = [f"기계 {n}" for n in range(50)]
-    daemon.run_for({vm: Every(3600, n * 60.0) for n, vm in enumerate(names)}, timedelta(days=7))
+    names = [f"기계 {n}" for n in range(40)]
+    daemon.run_for({vm: Every(3600, n * 60.0) for n, vm in enumerate(names)}, timedelta(days=2))
     for vm in names:
         runs = daemon.ledger.of(vm)
         dues = [run.due_at for run in runs[1:]]
         assert dues == sorted(set(dues))
-        assert 167 <= len(dues) <= 168
+        assert 47 <= len(dues) <= 48
         assert all(run.started_at - run.due_at < timedelta(seconds=1) for run in runs)
