@@ -22,20 +22,6 @@ def human_bytes(count: int) -> str:
     return f"{number.removesuffix('.0')} {('B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB')[power]}"
 
 
-def human_duration(seconds: float) -> str:
-    """`340 ms`, `2.4 s`, `5m 20s`, `1h 30m`, `3d 4h`."""
-    if seconds < 0.9995:
-        return f"{seconds * 1000:.0f} ms"
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    rest = round(seconds)
-    for unit_s, unit, smaller_s, smaller in ((86_400, "d", 3_600, "h"), (3_600, "h", 60, "m"), (60, "m", 1, "s")):
-        if rest >= unit_s:
-            count, below = divmod(rest, unit_s)
-            return f"{count}{unit} {below // smaller_s}{smaller}" if below >= smaller_s else f"{count}{unit}"
-    return f"{rest}s"
-
-
 def print_line(text: str) -> None:
     """Text and a newline on stdout; nothing in it can steer the terminal. PermanentError if it can't be written;
     BrokenPipeError if nobody reads it."""

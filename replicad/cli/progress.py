@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+from replicad.model.durations import human_duration
 from replicad.model.names import printable
 from replicad.model.progress import Advanced, Observer, PhaseStarted, ProgressEvent, Warned
 
-from .output import human_bytes, human_duration
+from .output import human_bytes
 
 LINE_INTERVAL_S = 5.0
 

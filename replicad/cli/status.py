@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from replicad.model.durations import human_duration
 from replicad.model.progress import Observer, nobody
 
 from .options import config_option, json_option, load_configuration
-from .output import human_duration, print_json, print_line, print_table
+from .output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
     from replicad.model.health import Standing

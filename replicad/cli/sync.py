@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from replicad.model.durations import human_duration
 from replicad.model.progress import Observer
 
 from .options import config_option, json_option, load_configuration, standalone_option
-from .output import human_bytes, human_duration, print_json, print_line, print_table
+from .output import human_bytes, print_json, print_line, print_table
 from .working_here import say_working_here
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from replicad.cli.output import human_bytes, human_duration, print_json, print_line, print_table, width
+from replicad.cli.output import human_bytes, print_json, print_line, print_table, width
 from replicad.cli.progress import ProgressLines, showing_progress
 from replicad.model.progress import Advanced, PhaseStarted, Warned
 
@@ -25,15 +25,6 @@ MIB = 1 << 20
 )  # fmt: skip
 def test_bytes_are_told_in_three_digits(count: int, text: str) -> None:
     assert human_bytes(count) == text
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0, "0 ms"), (0.34, "340 ms"), (0.9999, "1.0 s"), (2.4, "2.4 s"), (59.96, "1m"), (60, "1m"), (320, "5m 20s"),
-     (3_600, "1h"), (5_400, "1h 30m"), (7_259, "2h"), (273_600, "3d 4h")],
-)  # fmt: skip
-def test_durations_are_told_in_two_units(seconds: float, text: str) -> None:
-    assert human_duration(seconds) == text
 
 
 def test_columns_line_up_with_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
