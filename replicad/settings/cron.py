@@ -80,6 +80,19 @@ def parse_cron(value: object) -> Cron:
     return Cron(*texts)
 
 
+def spelled_out(cron: Cron) -> Cron:
+    """The same times without ranges and steps: each field is `*` or a list, of names where they are days of the week
+    and of numbers elsewhere."""
+    texts = (cron.minute, cron.hour, cron.day, cron.month, cron.weekday)
+    return Cron(*(_listed(_members(text, field), field) for text, field in zip(texts, _FIELDS, strict=True)))
+
+
+def _listed(members: set[int], field: _Field) -> str:
+    if len(members) == field.high - field.low + 1:
+        return "*"
+    return ",".join(str(n) if field.digits else field.words[n] for n in sorted(members))
+
+
 def _members(text: str, field: _Field) -> set[int]:
     result: set[int] = set()
     for part in text.split(","):
