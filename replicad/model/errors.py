@@ -18,7 +18,8 @@
     │   ├── InvalidNameError
     │   └── UnsupportedError               the other side can't do this
     ├── IntegrityError            exit 3   bytes are not what they must be
-    │   └── FormatVersionError             written by a newer replicad
+    │   ├── FormatVersionError             written by a newer replicad
+    │   └── NeedsResyncError               a resynchronisation makes it right
     └── ConflictError             exit 1
         ├── LockedError           exit 11  another writer holds the lock
         ├── StaleGenerationError           this host's role is over
@@ -142,6 +143,10 @@ class IntegrityError(ReplicadError):
 
 class FormatVersionError(IntegrityError):
     """The replica was written in a format that this version does not know."""
+
+
+class NeedsResyncError(IntegrityError):
+    """The replica is not what its records say, and a resynchronisation makes it so again."""
 
 
 class ConflictError(ReplicadError):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from replicad.model.errors import IntegrityError, NotFoundError
+from replicad.model.errors import IntegrityError, NeedsResyncError, NotFoundError
 from replicad.model.manifest import HASH_BYTES, ZERO_HASH, Manifest
 from replicad.model.names import path_on
 from replicad.model.points import UndoReference
@@ -186,7 +186,7 @@ async def check_nothing_follows(file: ShareFile, end_bytes: int, subject: str) -
         later = bytearray(BLOCK_BYTES)
         await file.read_into(later, position)
         if follows(bytes(later), bytes(header)):
-            raise IntegrityError(
+            raise NeedsResyncError(
                 "use", subject, f"the header of a batch at byte {end_bytes} is damaged",
                 "Run 'replicad sync --resync': it reads both sides; some older recovery points may have lost chunks.",
             )  # fmt: skip

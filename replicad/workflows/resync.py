@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from replicad.model.errors import IntegrityError, NotFoundError
+from replicad.model.errors import IntegrityError, NeedsResyncError, NotFoundError
 from replicad.model.manifest import Manifest, ManifestEdit
 from replicad.model.names import path_on
 from replicad.model.points import DiskState
@@ -67,7 +67,7 @@ async def check_replica_disk(replica: Replica, disk: DiskState) -> None:
             "update", path_on(share.name, own), f"it is {kind}", f"Put the disk itself back ({disk.size_bytes} bytes)."
         )
     if there.size_bytes != disk.size_bytes:
-        raise IntegrityError(
+        raise NeedsResyncError(
             "update", path_on(share.name, own),
             f"it is {there.size_bytes} bytes long and was {disk.size_bytes} at the latest point: "
             "somebody else changed it",
@@ -75,9 +75,9 @@ async def check_replica_disk(replica: Replica, disk: DiskState) -> None:
         )  # fmt: skip
 
 
-def missing_disk(replica: Replica, disk: DiskState) -> IntegrityError:
+def missing_disk(replica: Replica, disk: DiskState) -> NeedsResyncError:
     """The error for a disk that a point has and its replica has not."""
-    return IntegrityError(
+    return NeedsResyncError(
         "read", path_on(replica.share.name, replica.layout.disk(disk.path)), "the file is missing from the replica",
         "Put it back if it was moved away; else run 'replicad sync --resync': it sends the whole disk again.",
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import pytest
 
-from replicad.model.errors import IntegrityError
+from replicad.model.errors import IntegrityError, NeedsResyncError
 from replicad.replica.layout import Layout
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
@@ -196,7 +196,7 @@ async def test_a_log_that_was_damaged_in_the_middle_is_not_taken_for_one_that_en
             await file.read_into(byte, offset)
             await file.write(bytes([byte[0] ^ 1]), offset)
         await world.put("a.vhd", before)  # the chunks that the lost batches name look unchanged
-        with pytest.raises(IntegrityError, match=r"batch at byte .* is damaged"):
+        with pytest.raises(NeedsResyncError, match=r"batch at byte .* is damaged"):
             await world.sync()
         await world.sync(resync=True)
         assert await world.restored(2) == world.history[2]

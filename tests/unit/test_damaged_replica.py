@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from replicad.model.errors import IntegrityError
+from replicad.model.errors import IntegrityError, NeedsResyncError
 from replicad.model.progress import Warned
 from replicad.replica.layout import Layout
 from replicad.storage.memory import MemoryShare
@@ -93,7 +93,7 @@ async def test_resynchronisation_sends_a_disk_again_that_the_replica_has_lost(da
         await world.put("a.vhd", data)
         await world.sync()
         await world.replica.remove(LAYOUT.disk("a.vhd"))
-        with pytest.raises(IntegrityError, match=r"missing from the replica.*--resync"):
+        with pytest.raises(NeedsResyncError, match=r"missing from the replica.*--resync"):
             await world.sync()
         await world.sync(resync=True)
         assert any(isinstance(e, Warned) and "was missing" in e.text for e in world.events)

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from replicad.model.errors import DivergedError, IntegrityError
+from replicad.model.errors import DivergedError, IntegrityError, NeedsResyncError
 from replicad.model.points import Change, Consistency, CycleKind
 from replicad.model.progress import Warned
 from replicad.replica.layout import Layout
@@ -58,7 +58,7 @@ async def test_a_replica_that_somebody_cut_or_grew_is_noticed_and_resynchronised
         async with await world.replica.open(Layout(VM).disk("a.vhd"), OpenMode.WRITE) as file:
             await file.set_size(size)
         await world.put("a.vhd", data[: 3 * CHUNK] + b"changed" + data[3 * CHUNK + 7 :])
-        with pytest.raises(IntegrityError, match=r"somebody else changed it.*--resync"):
+        with pytest.raises(NeedsResyncError, match=r"somebody else changed it.*--resync"):
             await world.sync()
         report = await world.sync(resync=True)
         assert digests(await world.restored(report.point.number)) == digests(world.disks)
