@@ -1,4 +1,8 @@
-"""How a virtual machine's replication stands, from what its replica says. Pure."""
+"""How a virtual machine's replication stands, and why. Pure.
+
+`judge` tells it from what the replica shows, for whoever has nothing else; `standing` from what a daemon knows. What
+both can see they tell by the same rules, in the same words.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
+from .agenda import Agenda
+from .durations import duration_in_words
+from .errors import DivergedError, NeedsResyncError
 from .points import Consistency
+from .runs import Failure, Run, Severity
+from .statistics import Statistics
 
 
 class State(StrEnum):
-    """Where a VM's replication is (DESIGN §8; those that only the daemon can be in come with it)."""
+    """Where a VM's replication is (DESIGN §8)."""
 
+    DISABLED = "disabled"
     INITIAL = "initial"
     REPLICATING = "replicating"
+    PAUSED = "paused"
+    RESYNC_REQUIRED = "resync-required"
+    RESYNCHRONISING = "resynchronising"
+    FAILOVER_PREPARED = "failover-prepared"
+    FAILED_OVER = "failed-over"
+    COMMITTED = "committed"
     ERROR = "error"
 
 
@@ -40,8 +56,27 @@ class Observation:
 
 
 @dataclass(frozen=True, slots=True)
+class Circumstances:
+    """What a daemon knows of a VM beside its agenda.
+
+    `running` is the cycle under way, which believes nothing if it is `resynchronising`; `interrupted` says that the
+    last one was, `pending` which point it was to make, where that is known. `statistics` are those of the latest
+    while. `damaged` as in Observation.
+    """
+
+    enabled: bool = True
+    running: Run | None = None
+    resynchronising: bool = False
+    interrupted: bool = False
+    pending: int | None = None
+    damaged: tuple[str, ...] = ()
+    statistics: Statistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Standing:
-    """The verdict; `reasons` say in words what keeps health from being normal. `lag_s` is the latest point's age."""
+    """The verdict; `reasons` say in words what keeps health from being normal, the worst first. `lag_s` is the latest
+    point's age."""
 
     state: State
     health: Health
@@ -49,39 +84,158 @@ class Standing:
     lag_s: int | None
 
 
-_CRITICAL_AT_RPO_TIMES = 4
+CRITICAL_AT_RPO_TIMES = 4
+MOST_MISSED_PERCENT = 20
+CRITICAL_AT_FAILURES = 10
+"""So many transient failures in a row are critical where no lag can tell: some 2½ hours."""
+
+_Finding = tuple[Health, str]
 
 
 def judge(seen: Observation, rpo_s: int | None, now: datetime) -> Standing:
-    """State, health and the reasons for it. `rpo_s` is None where cycles are started by hand only."""
-    lag_s = None if seen.point_time is None else max(0, round((now - seen.point_time).total_seconds()))
+    """State, health and the reasons for it. `rpo_s` is None where there is no objective."""
+    lag_s = _lag_s(seen.point_time, now)
     if seen.error is not None:
-        return Standing(State.ERROR, Health.CRITICAL, (seen.error,), lag_s)
-    found: list[tuple[Health, str]] = []
-    if lag_s is None:
-        found.append((Health.WARNING, _initial_reason(seen)))
-    elif rpo_s is not None and lag_s > _CRITICAL_AT_RPO_TIMES * rpo_s:
-        found.append(
-            (Health.CRITICAL, f"the latest point is {lag_s} s old, more than 4 times the objective of {rpo_s} s")
-        )
-    elif rpo_s is not None and lag_s > rpo_s:
-        found.append((Health.WARNING, f"the latest point is {lag_s} s old, and the objective is {rpo_s} s"))
-    if lag_s is not None and seen.pending is not None and seen.locked_by is None:
-        found.append(
-            (Health.WARNING, f"the cycle of point {seen.pending} was interrupted; the next one goes on with it")
-        )
-    if seen.consistency is Consistency.FUZZY:
-        found.append((Health.WARNING, "the latest point is fuzzy: it was read while somebody may have written"))
-    found += [(Health.WARNING, sentence) for sentence in seen.damaged]
+        return _verdict(State.ERROR, [(Health.CRITICAL, seen.error)], lag_s)
+    under_way = seen.locked_by is not None
+    found = [
+        *_about_lag(lag_s, rpo_s),
+        *_about_cycle(
+            is_first=lag_s is None, under_way=under_way and seen.pending is not None,
+            interrupted=seen.pending is not None and not under_way, number=seen.pending,
+        ),
+        *_about_content(seen.consistency, seen.damaged),
+    ]  # fmt: skip
+    return _verdict(State.INITIAL if lag_s is None else State.REPLICATING, found, lag_s)
+
+
+def standing(agenda: Agenda, around: Circumstances, rpo_s: int | None, now: datetime) -> Standing:
+    """State, health and the reasons for it, of a VM that a daemon keeps. `rpo_s` is None where there is no objective.
+
+    What is wrong stays so until a cycle is done: a mere attempt changes neither the state `error` nor health.
+    """
+    latest = agenda.latest
+    lag_s = _lag_s(latest.time if latest else None, now)
+    if not around.enabled:
+        return _verdict(State.DISABLED, [], lag_s)
+    found = [
+        *_about_failure(agenda, around, rpo_s, now),
+        *_about_lag(lag_s, rpo_s),
+        *_about_pause(agenda.paused_at, now),
+        *_about_cycle(
+            is_first=latest is None, under_way=around.running is not None,
+            interrupted=around.interrupted and around.running is None, number=around.pending,
+        ),
+        *_about_missed(around.statistics),
+        *_about_content(latest.consistency if latest else None, around.damaged),
+    ]  # fmt: skip
+    return _verdict(_state(agenda, around), found, lag_s)
+
+
+def _state(agenda: Agenda, around: Circumstances) -> State:
+    """What is going on that changes things, else what keeps cycles from beginning, else how far it is."""
+    failure = agenda.failure
+    if around.running is not None and around.resynchronising:
+        return State.RESYNCHRONISING
+    if agenda.paused_at is not None:
+        return State.PAUSED
+    if failure is not None and _wants_resync(failure):
+        return State.RESYNC_REQUIRED
+    if failure is not None and failure.severity is not Severity.TRANSIENT:
+        return State.ERROR
+    return State.INITIAL if agenda.latest is None else State.REPLICATING
+
+
+def _wants_resync(failure: Failure) -> bool:
+    return failure.error in (DivergedError.__name__, NeedsResyncError.__name__)
+
+
+def _verdict(state: State, found: list[_Finding], lag_s: int | None) -> Standing:
     ranks = list(Health)
-    health = max((h for h, _ in found), key=ranks.index, default=Health.NORMAL)
-    state = State.INITIAL if lag_s is None else State.REPLICATING
-    return Standing(state, health, tuple(reason for _, reason in found), lag_s)
+    found = sorted(found, key=lambda one: -ranks.index(one[0]))
+    return Standing(state, found[0][0] if found else Health.NORMAL, tuple(reason for _, reason in found), lag_s)
 
 
-def _initial_reason(seen: Observation) -> str:
-    if seen.pending is None:
-        return "there is no recovery point yet"
-    if seen.locked_by is not None:
-        return "the initial copy is under way"
-    return "the initial copy was interrupted; the next cycle goes on with it"
+def _lag_s(point_time: datetime | None, now: datetime) -> int | None:
+    return None if point_time is None else max(0, round((now - point_time).total_seconds()))
+
+
+def _about_lag(lag_s: int | None, rpo_s: int | None) -> list[_Finding]:
+    if lag_s is None or rpo_s is None or lag_s <= rpo_s:
+        return []
+    age, objective = duration_in_words(lag_s), duration_in_words(rpo_s)
+    if lag_s > CRITICAL_AT_RPO_TIMES * rpo_s:
+        text = f"the latest point is {age} old, more than {CRITICAL_AT_RPO_TIMES} times the objective of {objective}"
+        return [(Health.CRITICAL, text)]
+    return [(Health.WARNING, f"the latest point is {age} old, and the objective is {objective}")]
+
+
+def _about_cycle(*, is_first: bool, under_way: bool, interrupted: bool, number: int | None) -> list[_Finding]:
+    if not is_first:
+        which = "the last cycle" if number is None else f"the cycle of point {number}"
+        return [(Health.WARNING, f"{which} was interrupted; the next one goes on with it")] if interrupted else []
+    if under_way:
+        return [(Health.WARNING, "the initial copy is under way")]
+    if interrupted:
+        return [(Health.WARNING, "the initial copy was interrupted; the next cycle goes on with it")]
+    return [(Health.WARNING, "there is no recovery point yet")]
+
+
+def _about_content(consistency: Consistency | None, damaged: tuple[str, ...]) -> list[_Finding]:
+    found = [(Health.WARNING, sentence) for sentence in damaged]
+    if consistency is Consistency.FUZZY:
+        found.insert(0, (Health.WARNING, "the latest point is fuzzy: it was read while somebody may have written"))
+    return found
+
+
+def _about_pause(paused_at: datetime | None, now: datetime) -> list[_Finding]:
+    if paused_at is None:
+        return []
+    since = duration_in_words(max(0, (now - paused_at).total_seconds()))
+    return [(Health.WARNING, f"replication has been paused for {since}; 'replicad resume' ends that")]
+
+
+def _about_missed(statistics: Statistics | None) -> list[_Finding]:
+    if statistics is None or 100 * statistics.missed <= MOST_MISSED_PERCENT * statistics.wanted:
+        return []
+    window = duration_in_words((statistics.until - statistics.since).total_seconds())
+    which = f"{statistics.missed} of {statistics.wanted} cycles in the last {window} were missed"
+    average_s = statistics.average_duration_s
+    return [(Health.WARNING, which if average_s is None else f"{which}; one takes {duration_in_words(average_s)}")]
+
+
+def _about_failure(agenda: Agenda, around: Circumstances, rpo_s: int | None, now: datetime) -> list[_Finding]:
+    failure = agenda.failure
+    if failure is None:
+        return []
+    if _wants_resync(failure):
+        held = "" if around.running else "nothing is sent until it is asked for: "
+        return [(Health.CRITICAL, f"a resynchronisation is required; {held}{failure.text}")]
+    if failure.severity is Severity.FINAL and around.running is None:
+        return [(Health.CRITICAL, f"nothing is sent until somebody has seen to this: {failure.text}")]
+    health = Health.CRITICAL
+    if failure.severity is Severity.TRANSIENT:
+        lag_tells = agenda.latest is not None and rpo_s is not None
+        health = Health.CRITICAL if not lag_tells and agenda.failures >= CRITICAL_AT_FAILURES else Health.WARNING
+    return [(health, f"{_what_failed(agenda, failure)}, and {_next_text(agenda, around, now)}: {failure.text}")]
+
+
+def _what_failed(agenda: Agenda, failure: Failure) -> str:
+    if failure.is_lock:
+        return "another writer holds the replica"
+    return f"the last {agenda.failures} cycles failed" if agenda.failures > 1 else "the last cycle failed"
+
+
+def _next_text(agenda: Agenda, around: Circumstances, now: datetime) -> str:
+    if around.running is not None:
+        return "another one is under way"
+    if agenda.requested_at is not None:
+        return "the next one is due now"
+    if agenda.paused_at is not None:
+        return "the next one waits for the end of the pause"
+    # There is no retry time after what no retry mends.
+    times = [time for time in (agenda.retry_at, agenda.due_at) if time is not None]
+    if not times:
+        return "the next one begins when it is asked for"
+    left_s = (min(times) - now).total_seconds()
+    return f"the next one is due in {duration_in_words(left_s)}" if left_s >= 1 else "the next one is due now"

@@ -19,8 +19,8 @@ def ago(seconds: float) -> datetime:
 @pytest.mark.parametrize(
     ("lag_s", "health", "reason"),
     [
-        (300, Health.NORMAL, None), (301, Health.WARNING, "301 s old, and the objective is 300 s"),
-        (1200, Health.WARNING, "1200 s old"), (1201, Health.CRITICAL, "more than 4 times the objective"),
+        (300, Health.NORMAL, None), (301, Health.WARNING, "5 min 1 s old, and the objective is 5 min"),
+        (1200, Health.WARNING, "20 min old"), (1201, Health.CRITICAL, "more than 4 times the objective"),
     ],
 )  # fmt: skip
 def test_health_follows_the_lag_behind_the_objective(lag_s: int, health: Health, reason: str | None) -> None:
