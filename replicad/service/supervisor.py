@@ -16,7 +16,7 @@ from replicad.model import agenda as agendas
 from replicad.model.agenda import Agenda
 from replicad.model.clock import Clock
 from replicad.model.errors import BusyError, NotFoundError, ReplicadError
-from replicad.model.runs import Run
+from replicad.model.runs import Outcome, Run
 from replicad.model.schedule import Schedule
 
 from .attempt import Attempt, Cycles, ended, to_the_end
@@ -46,12 +46,14 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Glance:
-    """One machine at one moment; `warnings` are those of the cycle under way, or of the last one."""
+    """One machine at one moment; `warnings` are those of the cycle under way, or of the last one. `last` is how the
+    last cycle of this daemon's life ended."""
 
     agenda: Agenda
     run: Run | None
     progress: Progress | None
     warnings: tuple[str, ...]
+    last: Outcome | None = None
 
 
 @dataclass(slots=True)
@@ -64,6 +66,7 @@ class _Machine:
     asking: list[asyncio.Future[Run]] = field(default_factory=list)
     """Who waits for the end of the next cycle to begin."""
     warnings: tuple[str, ...] = ()
+    last: Outcome | None = None
 
     def turn_to(self, agenda: Agenda) -> None:
         self.agenda, self.wanted = agenda, agendas.next_wanted(agenda)
@@ -130,9 +133,9 @@ class Supervisor:
         """How a machine stands now. NotFoundError if it is not kept."""
         machine = self._machine(vm)
         if machine.attempt is None:
-            return Glance(machine.agenda, None, None, machine.warnings)
+            return Glance(machine.agenda, None, None, machine.warnings, machine.last)
         watch = machine.attempt.watch
-        return Glance(machine.agenda, machine.attempt.run, watch.progress(), tuple(watch.warnings))
+        return Glance(machine.agenda, machine.attempt.run, watch.progress(), tuple(watch.warnings), machine.last)
 
     async def request(self, vm: str, *, resync: bool = False) -> asyncio.Future[Run]:
         """Have a cycle begin as soon as there is a place for it; one that is under way does not count.
@@ -243,7 +246,7 @@ class Supervisor:
             )
             self._tell(CycleEnded(attempt.run, machine.agenda))
         finally:
-            machine.attempt, machine.warnings = None, tuple(attempt.watch.warnings)
+            machine.attempt, machine.last, machine.warnings = None, attempt.run.outcome, tuple(attempt.watch.warnings)
             self._under_way -= 1
             self._changed.set()
             for future in attempt.waiting:

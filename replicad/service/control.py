@@ -1,0 +1,119 @@
+"""What can be asked of a daemon that runs, whoever asks: the API, a trigger file, a signal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from replicad.catalog import Catalog
+from replicad.model.agenda import Agenda, next_wanted
+from replicad.model.clock import Clock
+from replicad.model.health import Circumstances, Standing, standing
+from replicad.model.runs import Outcome, Run
+from replicad.model.statistics import Statistics, summarise
+from replicad.settings import Settings
+
+from .supervisor import Supervisor
+from .watch import Progress
+
+STATISTICS_SPAN = timedelta(days=1)
+_MOST_RUNS = 5_000
+_FRESH_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class MachineView:
+    """One machine as it stands now. `next_run` is None while none is planned; `warnings` are of the cycle under way, or
+    of the last one; `statistics` are of the last day."""
+
+    vm: str
+    standing: Standing
+    agenda: Agenda
+    run: Run | None
+    progress: Progress | None
+    warnings: tuple[str, ...]
+    next_run: datetime | None
+    rpo_s: int | None
+    statistics: Statistics
+
+
+class Control:
+    """Answers for a daemon. `reload` takes the configuration file again, and raises what is wrong with it."""
+
+    def __init__(
+        self,
+        settings: Callable[[], Settings],
+        supervisor: Supervisor,
+        catalog: Catalog,
+        clock: Clock,
+        reload: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._settings = settings
+        self._supervisor = supervisor
+        self._catalog = catalog
+        self._clock = clock
+        self.reload = reload
+        self._statistics: dict[str, tuple[float, Statistics]] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """All machines, sorted."""
+        return self._supervisor.machines()
+
+    async def machines(self) -> list[MachineView]:
+        """All machines as they stand now."""
+        return [await self.machine(vm) for vm in self.names()]
+
+    async def machine(self, vm: str) -> MachineView:
+        """One machine as it stands now. NotFoundError."""
+        statistics = await self._statistics_of(vm)
+        glance, now, settings = self._supervisor.look(vm), self._clock.now(), self._settings().virtual_machines.get(vm)
+        rpo_s = settings.every_s if settings is not None else None
+        around = Circumstances(
+            running=glance.run,
+            resynchronising=glance.run is not None and glance.agenda.resync_requested,
+            interrupted=glance.last is Outcome.INTERRUPTED,
+            statistics=statistics,
+        )
+        return MachineView(
+            vm, standing(glance.agenda, around, rpo_s, now), glance.agenda, glance.run, glance.progress,
+            glance.warnings, next_wanted(glance.agenda), rpo_s, statistics,
+        )  # fmt: skip
+
+    async def request(self, vm: str, *, resync: bool = False) -> asyncio.Future[Run]:
+        """As `Supervisor.request`."""
+        return await self._supervisor.request(vm, resync=resync)
+
+    async def pause(self, vm: str) -> None:
+        """As `Supervisor.pause`."""
+        await self._supervisor.pause(vm)
+
+    async def resume(self, vm: str) -> None:
+        """As `Supervisor.resume`."""
+        await self._supervisor.resume(vm)
+
+    async def runs(
+        self, vm: str | None = None, since: datetime | None = None, limit: int = 100, before: int | None = None
+    ) -> tuple[Run, ...]:
+        """The history of cycles, as `Catalog.runs`. NotFoundError for a machine that is not kept."""
+        if vm is not None:
+            self._supervisor.look(vm)
+        return await self._catalog.runs(vm, since, limit, before)
+
+    async def _statistics_of(self, vm: str) -> Statistics:
+        """Those of the last day, at most half a minute old: many ask, and little changes."""
+        now_s, known = self._clock.monotonic_s(), self._statistics.get(vm)
+        if known is not None and now_s - known[0] < _FRESH_S:
+            return known[1]
+        now = self._clock.now()
+        since = now - STATISTICS_SPAN
+        machine = self._settings().virtual_machines.get(vm)
+        runs = await self._catalog.runs(vm, since - STATISTICS_SPAN, _MOST_RUNS)
+        statistics = summarise(runs, machine.every_s if machine is not None else None, since, now)
+        self._statistics[vm] = (now_s, statistics)
+        return statistics
+
+    def forget_statistics(self, vm: str) -> None:
+        """A cycle has ended: what was counted before is old."""
+        self._statistics.pop(vm, None)
