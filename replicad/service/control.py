@@ -15,6 +15,7 @@ from replicad.model.runs import Outcome, Run
 from replicad.model.statistics import Statistics, summarise
 from replicad.settings import Settings
 
+from .hub import Hub
 from .supervisor import Supervisor
 from .watch import Progress
 
@@ -49,12 +50,14 @@ class Control:
         catalog: Catalog,
         clock: Clock,
         reload: Callable[[], Awaitable[None]],
+        hub: Hub,
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor
         self._catalog = catalog
         self._clock = clock
         self.reload = reload
+        self.hub = hub
         self._statistics: dict[str, tuple[float, Statistics]] = {}
 
     def names(self) -> tuple[str, ...]:

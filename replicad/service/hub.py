@@ -1,0 +1,75 @@
+"""Where events go: into the log, and to whoever listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from replicad.model.durations import human_duration
+from replicad.model.runs import Outcome, Run
+
+from .events import CycleBegan, CycleEnded, Event, MachineChanged, Trouble
+
+_MOST_WAITING = 256
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger("daemon")
+
+Listener = Callable[[Event], None]
+
+
+class Hub:
+    """For one event loop. Listeners must neither block nor raise."""
+
+    def __init__(self, *listeners: Listener) -> None:
+        self._listeners = [log_event, *listeners]
+        self._queues: set[asyncio.Queue[Event]] = set()
+
+    def tell(self, event: Event) -> None:
+        """Hand an event on. Who is too slow to hear it misses the oldest that it has not heard yet."""
+        for listener in self._listeners:
+            listener(event)
+        for queue in self._queues:
+            if queue.full():
+                queue.get_nowait()
+            queue.put_nowait(event)
+
+    @contextmanager
+    def subscription(self) -> Iterator[asyncio.Queue[Event]]:
+        """A queue of what happens from now on, of at most 256 events."""
+        queue: asyncio.Queue[Event] = asyncio.Queue(_MOST_WAITING)
+        self._queues.add(queue)
+        try:
+            yield queue
+        finally:
+            self._queues.discard(queue)
+
+
+def log_event(event: Event) -> None:
+    """Write it to the log, as an administrator wants to read it."""
+    match event:
+        case CycleBegan(run):
+            _log.info("cycle began", vm=run.vm, run=run.number, trigger=run.trigger.value, missed=run.missed)
+        case CycleEnded(run, agenda):
+            _log_end(run, agenda.failures)
+        case MachineChanged(vm):
+            _log.debug("machine changed", vm=vm)
+        case Trouble(vm, text, details):
+            about = {"vm": vm} if vm is not None else {}
+            _log.warning(text, **about, **({"details": details} if details else {}))
+
+
+def _log_end(run: Run, failures: int) -> None:
+    seconds = (run.ended_at - run.started_at).total_seconds() if run.ended_at is not None else 0.0
+    facts = {"vm": run.vm, "run": run.number, "took": human_duration(seconds)}
+    if run.outcome is Outcome.DONE:
+        _log.info(
+            "cycle done", **facts, point=run.point, kind=run.kind, changed_bytes=run.changed_bytes,
+            sent_bytes=run.sent_bytes,
+        )  # fmt: skip
+    elif run.failure is not None:
+        _log.error(run.failure.text, **facts, error=run.failure.error, means=run.failure.severity, failures=failures)
+    else:
+        _log.warning("cycle stopped; the next one goes on with it", **facts)
