@@ -68,7 +68,7 @@ async def _look_at(machine: VirtualMachine, shares: Shares) -> Row:
         seen = await look_at_replica(await shares.open_replica(machine), machine.name)
     except ReplicadError as error:
         seen = Seen(Observation(error=str(error)))
-    return machine, judge(seen.observation, machine.every_s, system_clock().now()), seen
+    return machine, judge(seen.observation, machine.rpo_s, system_clock().now()), seen
 
 
 def _facts(machine: VirtualMachine, standing: Standing, seen: Seen) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _facts(machine: VirtualMachine, standing: Standing, seen: Seen) -> dict[str,
         "reasons": list(standing.reasons),
         "last_point": last,
         "lag_s": standing.lag_s,
-        "rpo_s": machine.every_s,
+        "rpo_s": machine.rpo_s,
         "progress": None,
         "next_run": None,
     }
@@ -97,5 +97,5 @@ def _row(machine: VirtualMachine, standing: Standing, seen: Seen) -> list[str]:
         standing.health,
         latest,
         lag,
-        human_duration(machine.every_s) if machine.every_s else "-",
+        human_duration(machine.rpo_s) if machine.rpo_s else "-",
     ]

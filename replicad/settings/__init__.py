@@ -13,11 +13,15 @@ from typing import Any
 from replicad.model.retention import Keep
 
 from .find import find_config
-from .model import Consistency, Server, Settings, VirtualMachine
+from .model import Consistency, Hook, HookCommand, Hooks, HookUrl, Server, Settings, VirtualMachine
 from .problems import Problem, SettingsError
 
 __all__ = [
     "Consistency",
+    "Hook",
+    "HookCommand",
+    "HookUrl",
+    "Hooks",
     "Keep",
     "Problem",
     "Server",

@@ -17,7 +17,14 @@ from replicad.model.timetable import Timetable
 
 from . import values
 from .cron import Cron, parse_cron
-from .model import DEFAULT_CONFIG_FILES, DEFAULT_CONNECTIONS, DEFAULT_DISKS
+from .model import (
+    DEFAULT_CONCURRENT,
+    DEFAULT_CONFIG_FILES,
+    DEFAULT_CONNECTIONS,
+    DEFAULT_DISKS,
+    DEFAULT_HOOK_TIMEOUT_S,
+    Hook,
+)
 from .problems import WrongError
 from .timetable import TIMETABLE_PATTERN, parse_timetable
 from .units import DURATION_PATTERN, parse_duration
@@ -69,6 +76,19 @@ Interval = Annotated[
 Bandwidth = Annotated[
     Timetable | None,
     *_reads(parse_timetable, _text(TIMETABLE_PATTERN, "100M", "08:00,100M 19:00,off", "Mon-08:00,1M Fri-19:00,off")),
+]
+Told = Annotated[
+    Hook | None,
+    *_reads(
+        values.hook,
+        {
+            "anyOf": [
+                {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1},
+                {"type": "string", "pattern": values.URL_PATTERN},
+            ],
+            "examples": [["/usr/local/bin/tell", "admin"], "https://alerts.example.net/replicad"],
+        },
+    ),
 ]
 Glob = Annotated[str, *_reads(values.glob, _text(values.GLOB_PATTERN, "*.vhdx"))]
 
@@ -180,6 +200,8 @@ class VirtualMachineGroup(_Group):
     """How often to replicate, or `manual`."""
     cron: Annotated[Cron | None, *_reads(parse_cron, _text(_CRON_PATTERN, "0 22 * * mon-fri"))] = None
     """When to replicate, in place of `every`: minute hour day-of-month month day-of-week (names), in UTC."""
+    rpo: Annotated[int | None, *_reads(parse_duration, _DURATION)] = None
+    """How old the latest point may become before it is a warning. Absent: as long as `every`; no limit without that."""
     consistency: ConsistencyGroup = ConsistencyGroup()
     keep: KeepGroup = KeepGroup(latest=12, hourly=24, daily=7, weekly=4)
     verify: VerifyGroup = VerifyGroup()
@@ -195,6 +217,25 @@ class VirtualMachineGroup(_Group):
     """The same for this virtual machine alone, beside what holds for all of them together."""
 
 
+class HooksGroup(_Group):
+    """Whom to tell of what happens: a command as a list, or a URL that the facts are posted to."""
+
+    on_failure: Told = None
+    """When a cycle has failed."""
+    on_success: Told = None
+    """When a cycle is done."""
+    on_health_change: Told = None
+    """When a virtual machine's health has become better or worse."""
+    timeout: Annotated[
+        int,
+        *_reads(
+            lambda value: parse_duration(value, max_s=values.MAX_HOOK_TIMEOUT_S),
+            _DURATION | {"default": f"{DEFAULT_HOOK_TIMEOUT_S}s"},
+        ),
+    ] = DEFAULT_HOOK_TIMEOUT_S
+    """How long one of them may take before it is ended."""
+
+
 class SettingsFile(_Group):
     """The configuration of replicad."""
 
@@ -202,6 +243,15 @@ class SettingsFile(_Group):
     """Where this host keeps what it remembers. Default: /var/lib/replicad for root, else the user's state directory."""
     bandwidth: Bandwidth = None
     """Bytes per second in each direction: one rate, or a timetable as rclone's in local time. `off` is no limit."""
+    max_concurrent: Annotated[
+        int,
+        *_reads(
+            lambda value: values.number(value, 1, 64),
+            {"type": "integer", "minimum": 1, "maximum": 64, "default": DEFAULT_CONCURRENT},
+        ),
+    ] = DEFAULT_CONCURRENT
+    """How many virtual machines are replicated at a time, at most."""
+    hooks: HooksGroup = HooksGroup()
     servers: Annotated[
         dict[str, ServerGroup], Field(json_schema_extra={"propertyNames": {"pattern": values.SERVER_NAME_PATTERN}})
     ] = {}

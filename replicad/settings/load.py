@@ -13,9 +13,17 @@ from pydantic_core import ErrorDetails
 from replicad.model.retention import Keep
 
 from .document import Document, DocumentError, read_document
-from .file import ConsistencyGroup, KeepGroup, ServerGroup, SettingsFile, VerifyGroup, VirtualMachineGroup
+from .file import (
+    ConsistencyGroup,
+    HooksGroup,
+    KeepGroup,
+    ServerGroup,
+    SettingsFile,
+    VerifyGroup,
+    VirtualMachineGroup,
+)
 from .find import user_directory
-from .model import DEFAULT_PORT, Consistency, Server, Settings, VirtualMachine
+from .model import DEFAULT_PORT, Consistency, Hooks, Server, Settings, VirtualMachine
 from .problems import Key, Problem, SettingsError, WrongError, key_text, kind, nearest, shown
 from .rules import Finding, broken_rules
 
@@ -26,7 +34,10 @@ _MEANT = {
     "schedule": "every", "interval": "every", "destination": "replica", "target": "replica", "host": "address",
     "user": "username", "retention": "keep", "vms": "virtual_machines", "directory": "source", "path": "source",
 }  # fmt: skip
-_EXAMPLES = {"consistency": "{method: none}", "keep": "{latest: 12, daily: 7}", "verify": "{every: 7d}"}
+_EXAMPLES = {
+    "consistency": "{method: none}", "keep": "{latest: 12, daily: 7}", "verify": "{every: 7d}",
+    "hooks": '{on_failure: ["/usr/local/bin/tell", "admin"]}',
+}  # fmt: skip
 _MISSING = {
     "source": r"write where the disks are: \\server\share\directory or an absolute local path",
     "replica": r"write where the replica goes: \\server\share\directory or an absolute local path",
@@ -59,6 +70,8 @@ def parse(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
         file=path,
         state_dir=Path(group.state_dir) if group.state_dir else default_state_dir(environ),
         bandwidth=group.bandwidth,
+        max_concurrent=group.max_concurrent,
+        hooks=_hooks(group.hooks),
         servers=MappingProxyType({name: _server(name, one) for name, one in group.servers.items()}),
         virtual_machines=MappingProxyType({name: _machine(name, one) for name, one in group.virtual_machines.items()}),
     )
@@ -168,6 +181,8 @@ def _group_at(key: Key) -> type[BaseModel]:
         return SettingsFile
     if key[0] == "servers":
         return ServerGroup
+    if key[0] == "hooks":
+        return HooksGroup
     match key[2:]:
         case ("consistency",):
             return ConsistencyGroup
@@ -192,6 +207,15 @@ def _server(name: str, group: ServerGroup) -> Server:
     )
 
 
+def _hooks(group: HooksGroup) -> Hooks:
+    return Hooks(
+        on_failure=group.on_failure,
+        on_success=group.on_success,
+        on_health_change=group.on_health_change,
+        timeout_s=group.timeout,
+    )
+
+
 def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:
     return VirtualMachine(
         name=name,
@@ -202,6 +226,7 @@ def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:
         config_files=group.config_files,
         every_s=group.every,
         cron=group.cron,
+        objective_s=group.rpo,
         consistency=Consistency(
             method=group.consistency.method,
             allow_fuzzy=group.consistency.allow_fuzzy,

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from urllib.parse import urlsplit
 
 from replicad.model.address import Address
 from replicad.model.errors import NotFoundError
@@ -22,6 +23,8 @@ DEFAULT_DISKS = ("*.vhdx", "*.avhdx", "*.vhd")
 DEFAULT_CONFIG_FILES = ("*.vmcx", "*.vmrs", "*.vmgs", "*.xml")
 DEFAULT_PORT = 445
 DEFAULT_CONNECTIONS = 2
+DEFAULT_CONCURRENT = 4
+DEFAULT_HOOK_TIMEOUT_S = 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,45 @@ class Consistency:
 
 
 @dataclass(frozen=True, slots=True)
+class HookCommand:
+    """A program and its arguments, to be run without a shell. The arguments may hold a secret."""
+
+    arguments: tuple[str, ...] = field(repr=False)
+
+    @property
+    def shown(self) -> str:
+        """What may be shown of it: the program."""
+        return self.arguments[0]
+
+
+@dataclass(frozen=True, slots=True)
+class HookUrl:
+    """An http or https address to post to; a user and password stand in an https one only. It may hold a secret, in the
+    path (as many chat services have it), too."""
+
+    url: str = field(repr=False)
+
+    @property
+    def shown(self) -> str:
+        """What may be shown of it: the scheme, host and port."""
+        parts = urlsplit(self.url)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}" + ("/…" if parts.path.strip("/") else "")
+
+
+Hook = HookCommand | HookUrl
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Whom to tell of what happens; None: nobody. `timeout_s` is for one call."""
+
+    on_failure: Hook | None = None
+    on_success: Hook | None = None
+    on_health_change: Hook | None = None
+    timeout_s: int = DEFAULT_HOOK_TIMEOUT_S
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualMachine:
     """One virtual machine. At most one of `every_s` and `cron` is given; neither means: only when asked.
 
@@ -66,6 +108,8 @@ class VirtualMachine:
     config_files: tuple[str, ...] = DEFAULT_CONFIG_FILES
     every_s: int | None = None
     cron: Cron | None = None
+    objective_s: int | None = None
+    """How old the latest point may become, where that was said; see `rpo_s`. Never less than `every_s`."""
     consistency: Consistency = field(default_factory=Consistency)
     keep: Keep = field(default_factory=Keep)
     verify_every_s: int | None = None
@@ -73,6 +117,11 @@ class VirtualMachine:
     """A power of two from 64 KiB to 4 MiB; None to choose by the size of each disk."""
     bandwidth: Timetable | None = None
     """For this machine alone, beside that of the whole configuration; None is no limit."""
+
+    @property
+    def rpo_s(self) -> int | None:
+        """The recovery point objective: what was said, else `every_s`; None where there is neither."""
+        return self.every_s if self.objective_s is None else self.objective_s
 
     @property
     def replica_dir(self) -> Address:
@@ -84,12 +133,14 @@ class VirtualMachine:
 class Settings:
     """A whole configuration. The mappings are by name and can't be changed.
 
-    `bandwidth` is for all machines together, None is no limit.
+    `bandwidth` is for all machines together, None is no limit. `max_concurrent` cycles run at a time, at most.
     """
 
     file: Path
     state_dir: Path
     bandwidth: Timetable | None = None
+    max_concurrent: int = DEFAULT_CONCURRENT
+    hooks: Hooks = field(default_factory=Hooks)
     servers: Mapping[str, Server] = field(default_factory=lambda: MappingProxyType({}))
     virtual_machines: Mapping[str, VirtualMachine] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -13,7 +13,8 @@ from replicad.model.names import folded
 
 from .model import DEFAULT_PORT
 from .problems import Key, WrongError, shown
-from .values import address, host_port, server_name, vm_name
+from .units import format_duration
+from .values import address, host_port, interval, server_name, vm_name
 
 
 class Finding(NamedTuple):
@@ -43,6 +44,7 @@ def broken_rules(data: Mapping[str, object]) -> Iterator[Finding]:
         if "every" in machine and "cron" in machine:
             key = ("virtual_machines", name, "cron")
             yield Finding(key, "both 'every' and 'cron' are given", "keep one")
+        yield from _objective_rules(("virtual_machines", name, "rpo"), machine)
     yield from _place_rules(machines, servers)
 
 
@@ -79,6 +81,20 @@ def _server_rules(key: Key, server: Mapping[str, object]) -> Iterator[Finding]:
         yield Finding((*key, given[0]), "there is no username to go with it", r"add username: user, or DOMAIN\user")
     if "port" in server and _port_in(server.get("address")) is not None:
         yield Finding((*key, "port"), "the port is also given in 'address'", "keep one")
+
+
+def _objective_rules(key: Key, machine: Mapping[str, object]) -> Iterator[Finding]:
+    try:
+        every_s, rpo_s = interval(machine.get("every", "manual")), interval(machine.get("rpo", "manual"))
+    except WrongError:
+        return  # told where each of them is read
+    if every_s is not None and rpo_s is not None and rpo_s < every_s:
+        least = format_duration(every_s)
+        yield Finding(
+            key,
+            f"it is shorter than 'every' ({least}): no point could be that fresh all the time",
+            f"write {least} or more, or let 'every' be less",
+        )
 
 
 def _port_in(typed: object) -> int | None:

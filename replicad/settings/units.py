@@ -43,14 +43,14 @@ def parse_rate(value: object) -> int | None:
     raise _no_size(value, "rate", "100M (bytes per second; 1M is 1024 × 1024) or off")
 
 
-def parse_duration(value: object, *, min_s: int = 1) -> int:
-    """Seconds from `30s`, `5m`, `1h30m` or `7d`, at least `min_s` and at most ten years. Raises WrongError."""
+def parse_duration(value: object, *, min_s: int = 1, max_s: int = MAX_DURATION_S) -> int:
+    """Seconds from `30s`, `5m`, `1h30m` or `7d`, from `min_s` to `max_s` (ten years). Raises WrongError."""
     if isinstance(value, str) and re.fullmatch(DURATION_PATTERN, value):
         seconds = sum(int(n) * _DURATION_UNITS[unit] for n, unit in re.findall(r"([0-9]+)([dhms])", value))
         if seconds < min_s:
             raise WrongError(f"{shown(value)} is too short", f"{format_duration(min_s)} is the least")
-        if seconds > MAX_DURATION_S:
-            raise WrongError(f"{shown(value)} is too long", f"{format_duration(MAX_DURATION_S)} is the most")
+        if seconds > max_s:
+            raise WrongError(f"{shown(value)} is too long", f"{format_duration(max_s)} is the most")
         return seconds
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_DURATION_S:
         raise WrongError(f"{value} has no unit", f"write {value}m for minutes or {value}s for seconds")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from urllib.parse import urlsplit
 
 from replicad.model.address import Address, parse_address
 from replicad.model.errors import ConfigError, InvalidNameError
 from replicad.model.names import check_name
 
+from .model import Hook, HookCommand, HookUrl
 from .problems import WrongError, kind, nearest, shown
 from .units import format_size, parse_duration, parse_size
 
@@ -17,6 +19,7 @@ METHODS_BUILT = ("none",)
 MIN_CHUNK_BYTES = 64 << 10
 MAX_CHUNK_BYTES = 4 << 20
 MAX_KEPT = 100_000
+MAX_HOOK_TIMEOUT_S = 3_600
 
 ABSOLUTE_PATTERN = r"^(/|[A-Za-z]:[\\/])"
 ADDRESS_PATTERN = r"^(\\\\|//|[sS][mM][bB]://|/|[A-Za-z]:[\\/])"
@@ -27,6 +30,9 @@ SERVER_NAME_PATTERN = r"""^[^\s\\/:*?"<>|@]+$"""
 _HOST = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?"
 _IPV6 = r"\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]"
 HOST_PORT_PATTERN = rf"^({_HOST}|{_IPV6})(:[0-9]{{1,5}})?$"
+# Only an https one may hold a user and a password.
+URL_PATTERN = r"^([hH][tT][tT][pP]://(?![^/?#]*@)|[hH][tT][tT][pP][sS]://)[^\s/?#][^\s#]*$"
+_AS_HOOK = 'write a URL (https://…), or a command as a list: ["/usr/local/bin/tell", "admin"]'
 
 
 def text(value: object) -> str:
@@ -157,6 +163,39 @@ def command(value: object) -> tuple[str, ...]:
     if not parts:
         raise WrongError("the command is empty", 'write a program and its arguments: ["pass", "show", "nas1"]')
     return tuple(parts)
+
+
+def hook(value: object) -> Hook:
+    """A command as a list, or a URL. What was typed is never shown: it may hold a secret."""
+    if isinstance(value, list):
+        if not value:
+            raise WrongError("the command is empty", _AS_HOOK)
+        return HookCommand(tuple(text(part) for part in value))
+    if not isinstance(value, str):
+        raise WrongError(f"this is {kind(value)}, neither a command nor a URL", _AS_HOOK)
+    typed = text(value)
+    if not re.match(r"https?://", typed, re.IGNORECASE):
+        raise WrongError("this text is no http or https URL", _AS_HOOK)
+    return HookUrl(_checked_url(typed))
+
+
+def _checked_url(typed: str) -> str:
+    if re.search(r"\s", typed):
+        raise WrongError("the URL holds a space", "write %20 for it")
+    if "#" in typed:
+        raise WrongError("the URL holds a '#'", "what follows it is never sent: leave it out, or write %23")
+    try:
+        parts = urlsplit(typed)
+        host, port, user = parts.hostname, parts.port, parts.username
+    except ValueError:
+        raise WrongError("the URL's host or port can't be read", "write https://host:port/path") from None
+    if not host or port == 0:
+        raise WrongError("the URL's host or port can't be read", "write https://host:port/path")
+    if user is not None and parts.scheme == "http":
+        raise WrongError(
+            "the user and password in the URL would travel readable to all", "write https, or leave them out"
+        )
+    return typed
 
 
 def glob(value: object) -> str:

@@ -13,7 +13,18 @@ import pytest
 from replicad.model.address import LocalAddress, SmbAddress
 from replicad.model.errors import ConfigError
 from replicad.model.timetable import RateChange, Timetable
-from replicad.settings import Consistency, Keep, Server, Settings, SettingsError, find_config, load_settings
+from replicad.settings import (
+    Consistency,
+    HookCommand,
+    Hooks,
+    HookUrl,
+    Keep,
+    Server,
+    Settings,
+    SettingsError,
+    find_config,
+    load_settings,
+)
 from replicad.settings.load import default_state_dir
 
 VM = "virtual_machines:\n  web01:\n    source: /srv/vms\n    replica: /srv/replica\n"
@@ -101,6 +112,49 @@ def test_defaults_are_those_of_the_model(tmp_path: Path) -> None:
     machine = _load(tmp_path, VM).virtual_machines["web01"]
     assert machine == type(machine)("web01", LocalAddress("/srv/vms"), LocalAddress("/srv/replica"))
     assert machine.keep == Keep()
+
+
+def test_hooks_are_commands_and_urls_that_are_not_shown(tmp_path: Path) -> None:
+    settings = _load(
+        tmp_path,
+        "max_concurrent: 64\n"
+        "hooks:\n"
+        "  on_failure: [/usr/local/bin/tell, $HOME, 'hunter2 웹']\n"
+        "  on_success: HTTPS://svc:hunter2@alerts.example.net:8443/hunter2?q=hunter2\n"
+        "  on_health_change: http://[::1]/\n"
+        "  timeout: 1h\n",
+    )
+    failure, success, health = (
+        HookCommand(("/usr/local/bin/tell", "$HOME", "hunter2 웹")),
+        HookUrl("HTTPS://svc:hunter2@alerts.example.net:8443/hunter2?q=hunter2"),
+        HookUrl("http://[::1]/"),
+    )
+    assert settings.hooks == Hooks(failure, success, health, timeout_s=3_600)
+    assert settings.max_concurrent == 64
+    assert [hook.shown for hook in (failure, success, health)] == [
+        "/usr/local/bin/tell", "https://alerts.example.net:8443/…", "http://[::1]",
+    ]  # fmt: skip
+    assert "hunter2" not in repr(settings)
+
+
+def test_without_hooks_nobody_is_told(tmp_path: Path) -> None:
+    for text in (VM, VM + "hooks: {}\n"):
+        settings = _load(tmp_path, text)
+        assert (settings.hooks, settings.max_concurrent) == (Hooks(None, None, None, timeout_s=30), 4)
+
+
+def test_the_objective_is_the_interval_unless_it_is_said(tmp_path: Path) -> None:
+    def rpo_s(*lines: str) -> int | None:
+        text = VM + "".join(f"    {line}\n" for line in lines)
+        return _load(tmp_path, text).virtual_machines["web01"].rpo_s
+
+    assert rpo_s() is None
+    assert rpo_s("cron: 0 22 * * mon-fri") is None
+    assert rpo_s("cron: 0 22 * * mon-fri", "rpo: 4d") == 345_600
+    assert rpo_s("every: 5m") == 300
+    assert rpo_s("every: 5m", "rpo: 5m") == 300
+    assert rpo_s("every: 5m", "rpo: 15m") == 900
+    assert rpo_s("every: manual", "rpo: 1s") == 1
 
 
 def test_settings_cannot_be_changed(tmp_path: Path) -> None:
