@@ -24,6 +24,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "schema": ("replicad.cli.schema", "Print the JSON Schema of the configuration, for editors."),
     "inspect": ("replicad.cli.inspect", "Say what a virtual disk is, and whether it is damaged."),
     "probe": ("replicad.cli.probe", "Try everything that a share must do, and say what to do where it does not."),
+    "run": ("replicad.cli.run", "Run the daemon in the foreground: all machines on their schedules."),
     "sync": ("replicad.cli.sync", "Run a cycle of replication now."),
     "status": ("replicad.cli.status", "Tell how each virtual machine's replication stands."),
     "points": ("replicad.cli.points", "List recovery points."),

@@ -209,8 +209,8 @@ def _about_failure(agenda: Agenda, around: Circumstances, rpo_s: int | None, now
     if failure is None:
         return []
     if _wants_resync(failure):
-        held = "" if around.running else "nothing is sent until it is asked for: "
-        return [(Health.CRITICAL, f"a resynchronisation is required; {held}{failure.text}")]
+        until = "" if around.running else "; nothing is sent until it is asked for"
+        return [(Health.CRITICAL, f"a resynchronisation is required{until}: {failure.text}")]
     if failure.severity is Severity.FINAL and around.running is None:
         return [(Health.CRITICAL, f"nothing is sent until somebody has seen to this: {failure.text}")]
     health = Health.CRITICAL

@@ -72,7 +72,7 @@ class Control:
         """One machine as it stands now. NotFoundError."""
         statistics = await self._statistics_of(vm)
         glance, now, settings = self._supervisor.look(vm), self._clock.now(), self._settings().virtual_machines.get(vm)
-        rpo_s = settings.every_s if settings is not None else None
+        rpo_s = settings.rpo_s if settings is not None else None
         around = Circumstances(
             running=glance.run,
             resynchronising=glance.run is not None and glance.agenda.resync_requested,
@@ -113,7 +113,7 @@ class Control:
         since = now - STATISTICS_SPAN
         machine = self._settings().virtual_machines.get(vm)
         runs = await self._catalog.runs(vm, since - STATISTICS_SPAN, _MOST_RUNS)
-        statistics = summarise(runs, machine.every_s if machine is not None else None, since, now)
+        statistics = summarise(runs, machine.rpo_s if machine is not None else None, since, now)
         self._statistics[vm] = (now_s, statistics)
         return statistics
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import structlog
 
 from replicad.catalog import Catalog, open_catalog
+from replicad.model.clock import Clock
 from replicad.model.errors import ConfigError, ReplicadError
 from replicad.model.health import Health
 from replicad.model.progress import ProgressEvent, Warned
@@ -18,8 +19,10 @@ from replicad.settings import Settings
 from replicad.settings.load import load
 
 from .alone import the_only_one
-from .control import Control
+from .announcing import Announcer
+from .control import Control, MachineView
 from .cycles import ConfiguredCycles
+from .hooks import HookRunner
 from .hub import Hub
 from .plans import changed_machines, schedules_of
 from .sd_notify import Notifier
@@ -28,7 +31,7 @@ from .surroundings import surroundings
 from .triggers import TriggerDirectory
 
 _CATALOG = "catalog.sqlite"
-_STATUS_EVERY_S = 10.0
+_LOOK_EVERY_S = 10.0
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("daemon")
 
@@ -53,12 +56,15 @@ async def run_daemon(path: Path, environ: Mapping[str, str], serve: Serve | None
         ctx = await stack.enter_async_context(surroundings(settings.state_dir, _say))
         for run in await catalog.interrupted_runs(ctx.clock.now()):
             _log.warning("the daemon before died in a cycle, which is gone on with", vm=run.vm, run=run.number)
-        cycles, hub = ConfiguredCycles(settings, ctx), Hub()
+        hooks = HookRunner(settings.hooks)
+        announcer = Announcer(hooks.tell)
+        cycles, hub = ConfiguredCycles(settings, ctx), Hub(announcer.hear)
         supervisor = Supervisor(cycles, catalog, ctx.clock, settings.max_concurrent, hub.tell)
         await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
-        configuration = _Configuration(path, environ, settings, cycles, supervisor, catalog, notifier)
+        configuration = _Configuration(path, environ, settings, cycles, hooks, supervisor, catalog, notifier)
         control = Control(lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub)
-        await _live(supervisor, configuration, control, notifier, serve)
+        watcher = _Watcher(control, notifier, announcer, ctx.clock)
+        await _live(supervisor, configuration, control, hooks, watcher, serve)
 
 
 class _Configuration:
@@ -70,6 +76,7 @@ class _Configuration:
         environ: Mapping[str, str],
         settings: Settings,
         cycles: ConfiguredCycles,
+        hooks: HookRunner,
         supervisor: Supervisor,
         catalog: Catalog,
         notifier: Notifier,
@@ -77,7 +84,8 @@ class _Configuration:
         self.settings = settings
         self.triggers: TriggerDirectory | None = None
         self._path, self._environ = path, environ
-        self._cycles, self._supervisor, self._catalog, self._notifier = cycles, supervisor, catalog, notifier
+        self._cycles, self._hooks, self._supervisor = cycles, hooks, supervisor
+        self._catalog, self._notifier = catalog, notifier
         self._reloading = asyncio.Lock()
 
     async def reload(self) -> None:
@@ -98,6 +106,7 @@ class _Configuration:
             )  # fmt: skip
         self.settings = after
         self._cycles.apply(after)
+        self._hooks.apply(after.hooks)
         remembered = await self._catalog.agendas()
         changed = changed_machines(before, after)
         await self._supervisor.keep(schedules_of(after), remembered, after.max_concurrent, changed)
@@ -107,7 +116,12 @@ class _Configuration:
 
 
 async def _live(
-    supervisor: Supervisor, configuration: _Configuration, control: Control, notifier: Notifier, serve: Serve | None
+    supervisor: Supervisor,
+    configuration: _Configuration,
+    control: Control,
+    hooks: HookRunner,
+    watcher: _Watcher,
+    serve: Serve | None,
 ) -> None:
     async def give(vm: str) -> None:
         try:
@@ -116,9 +130,7 @@ async def _live(
             _log.warning(str(error), vm=vm)
 
     hang_up, loop, settings = asyncio.Event(), asyncio.get_running_loop(), configuration.settings
-    triggers = TriggerDirectory(
-        settings.state_dir, lambda vm: vm in configuration.settings.virtual_machines, give
-    )
+    triggers = TriggerDirectory(settings.state_dir, lambda vm: vm in configuration.settings.virtual_machines, give)
     configuration.triggers = triggers
     loop.add_signal_handler(signal.SIGHUP, hang_up.set)
     try:
@@ -126,11 +138,12 @@ async def _live(
             group.create_task(supervisor.run(), name="supervisor")
             group.create_task(triggers.watch(), name="triggers")
             group.create_task(_reload_at(hang_up, control), name="reload")
-            group.create_task(_tell_the_manager(notifier, control), name="service manager")
+            group.create_task(hooks.run(), name="hooks")
+            group.create_task(watcher.run(), name="watcher")
             if serve is not None:
                 group.create_task(_served(serve, control), name="api")
             _log.info("ready", machines=len(control.names()), state_dir=str(settings.state_dir))
-            notifier.ready()
+            watcher.ready()
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
 
@@ -149,19 +162,32 @@ async def _reload_at(hang_up: asyncio.Event, control: Control) -> None:
             _log.error(f"the configuration stays as it was: {error}")
 
 
-async def _tell_the_manager(notifier: Notifier, control: Control) -> None:
-    """That the event loop is alive, and how things stand."""
-    interval_s, status_due_s, loop = notifier.watchdog_interval_s(), 0.0, asyncio.get_running_loop()
-    while True:
-        notifier.watchdog()
-        if loop.time() >= status_due_s:
-            status_due_s = loop.time() + _STATUS_EVERY_S
-            notifier.status(await _summary(control))
-        await asyncio.sleep(min(interval_s or _STATUS_EVERY_S, _STATUS_EVERY_S))
+class _Watcher:
+    """Looks at all machines every ten seconds, and tells the service manager and the hooks how they stand; and the
+    manager, as often as it wants, that the event loop is alive."""
+
+    def __init__(self, control: Control, notifier: Notifier, announcer: Announcer, clock: Clock) -> None:
+        self._control, self._notifier, self._announcer, self._clock = control, notifier, announcer, clock
+
+    def ready(self) -> None:
+        """All is set up."""
+        self._notifier.ready()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        pause_s = min(self._notifier.watchdog_interval_s() or _LOOK_EVERY_S, _LOOK_EVERY_S)
+        look_at_s = 0.0
+        while True:
+            self._notifier.watchdog()
+            if self._clock.monotonic_s() >= look_at_s:
+                look_at_s = self._clock.monotonic_s() + _LOOK_EVERY_S
+                views = await self._control.machines()
+                self._announcer.look(views, self._clock.now())
+                self._notifier.status(_summary(views))
+            await self._clock.sleep(pause_s)
 
 
-async def _summary(control: Control) -> str:
-    views = await control.machines()
+def _summary(views: list[MachineView]) -> str:
     bad = [view for view in views if view.standing.health is not Health.NORMAL]
     running = sum(view.run is not None for view in views)
     text = f"{len(views)} machines, {running} cycles under way"
@@ -174,7 +200,11 @@ async def _summary(control: Control) -> str:
 def _warner() -> Callable[[str], None]:
     """Takes warnings from any thread."""
     loop = asyncio.get_running_loop()
-    return lambda text: loop.call_soon_threadsafe(_log.warning, text) and None
+
+    def warn(text: str) -> None:
+        loop.call_soon_threadsafe(_log.warning, text)
+
+    return warn
 
 
 def _say(event: ProgressEvent) -> None:

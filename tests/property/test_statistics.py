@@ -114,3 +114,9 @@ def test_without_an_objective_or_a_cycle_nothing_is_judged() -> None:
 def test_the_point_from_before_tells_how_old_the_latest_one_was() -> None:
     assert summarise([run(-30, -20)], 60, START, at(60)).rpo_kept_percent == 50
     assert summarise([run(-30, -20)], 60, START, at(60)).done == 0
+
+
+def test_what_ends_or_begins_at_a_seam_belongs_to_the_stretch_before_it() -> None:
+    runs = [run(-10, 0, missed=1), run(0, 60, missed=2), run(60, 70, missed=4)]
+    found = summarise(runs, None, START, at(60))
+    assert (found.done, found.missed) == (1, 4)

@@ -158,6 +158,7 @@ def test_an_attempt_does_not_end_an_error_and_a_resynchronisation_under_way_show
         assert "another one is under way" in found.reasons[0]
     found = standing(agenda(0, NeedsResyncError("open", "a", "no")), RESYNCHRONISING, 300, NOW)
     assert (found.state, found.health) == (State.RESYNCHRONISING, Health.CRITICAL)
+    assert found.reasons == ("a resynchronisation is required: cannot open a: no",)
 
 
 def test_the_worst_reason_comes_first_and_each_is_told() -> None:
