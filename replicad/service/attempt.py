@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from replicad.model import agenda as agendas
 from replicad.model.agenda import Agenda, LatestPoint
 from replicad.model.clock import Clock
-from replicad.model.errors import ReplicadError, StuckError
+from replicad.model.errors import LockedError, ReplicadError, StuckError
 from replicad.model.runs import Failure, Outcome, Run, Severity, failure_of
 from replicad.workflows.replicate import CycleReport
 
@@ -28,6 +28,9 @@ class Cycles(Protocol):
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """One cycle, told to `watch`. Cancelling it leaves what the next one goes on with."""
 
+    async def latest_point(self, vm: str) -> LatestPoint | None:
+        """What the replica shows, without its lock; None if it shows nothing or can't be looked at."""
+
 
 @dataclass(slots=True)
 class Attempt:
@@ -38,6 +41,8 @@ class Attempt:
     resync: bool
     task: asyncio.Task[None] | None = None
     stalled: bool = False
+    seen: LatestPoint | None = None
+    """The latest point of a replica that another host keeps."""
     waiting: list[asyncio.Future[Run]] = field(default_factory=list)
     """Who wants to know how it ends."""
 
@@ -45,9 +50,7 @@ class Attempt:
         """What came of it; None if it was cancelled. Never raises."""
         vm = self.run.vm
         try:
-            return await cycles.run(vm, self.watch, resync=self.resync)
-        except ReplicadError as error:
-            return failure_of(error, clock.now())
+            return await self._report(cycles, clock)
         except asyncio.CancelledError:
             if not self.stalled:
                 return None
@@ -59,6 +62,16 @@ class Attempt:
             tell(Trouble(vm, f"the cycle of {vm} met a defect of this program ({name})", traceback.format_exc()))
             text = f"cannot go on with the cycle of {vm}: this program has a defect ({name}). The log has the details."
             return Failure(text, name, Severity.TRANSIENT, clock.now())
+
+    async def _report(self, cycles: Cycles, clock: Clock) -> CycleReport | Failure:
+        try:
+            return await cycles.run(self.run.vm, self.watch, resync=self.resync)
+        except LockedError as error:
+            # Another host does the work, and as long as it does the objective is kept.
+            self.seen = await cycles.latest_point(self.run.vm)
+            return failure_of(error, clock.now())
+        except ReplicadError as error:
+            return failure_of(error, clock.now())
 
     def stop_if_stalled(self, now_s: float) -> Trouble | None:
         """Cancel it if nothing has moved for too long; what to tell of that."""

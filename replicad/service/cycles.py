@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from replicad.model.agenda import LatestPoint
+from replicad.model.errors import ReplicadError
 from replicad.settings import Settings
 from replicad.workflows.context import Context
 from replicad.workflows.replicate import CycleReport
 from replicad.workflows.retries import replicate_with_retries
+from replicad.workflows.status import look_at_replica
 
 from .bandwidth import BandwidthLimits
 from .compose import Shares
@@ -35,3 +38,14 @@ class ConfiguredCycles:
         async with Shares(self._settings, observe=watch.hear, limits=self._limits, meter=watch.meter) as shares:
             opened = await open_machine(machine, shares, ctx.clock, resync=resync)
             return await replicate_with_retries(opened.job, opened.source, opened.replica, ctx)
+
+    async def latest_point(self, vm: str) -> LatestPoint | None:
+        """As `Cycles.latest_point`."""
+        machine = self._settings.machine(vm)
+        try:
+            async with Shares(self._settings) as shares:
+                seen = await look_at_replica(await shares.open_replica(machine), vm)
+        except ReplicadError:
+            return None
+        point = seen.latest
+        return LatestPoint(point.number, point.time, point.consistency) if point is not None else None

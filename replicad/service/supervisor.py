@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
@@ -238,7 +238,7 @@ class Supervisor:
             self._tell(CycleBegan(attempt.run))
             came = await attempt.work(self._cycles, self._clock, self._tell)
             attempt.run, agenda = ended(attempt.run, machine.agenda, came, self._clock.now())
-            machine.turn_to(agenda)
+            machine.turn_to(replace(agenda, latest=attempt.seen or agenda.latest))
             await self._remember(
                 self._memory.finish(attempt.run, machine.agenda)
                 if attempt.run.number

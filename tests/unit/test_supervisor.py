@@ -10,10 +10,11 @@ from itertools import pairwise
 
 import pytest
 
-from replicad.model.agenda import Agenda
+from replicad.model.agenda import Agenda, LatestPoint
 from replicad.model.errors import (
     BusyError,
     DivergedError,
+    LockedError,
     NotFoundError,
     OutOfSpaceError,
     ReplicadError,
@@ -78,6 +79,7 @@ class Daemon:
         self.events: list[Event] = []
         self.at_once = self.most_seen = 0
         self.resyncs: list[bool] = []
+        self.seen: LatestPoint | None = None
         self.most_at_once = most_at_once
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
@@ -97,6 +99,11 @@ class Daemon:
             Statistics(1, 1, 1, 1, 1),
         )  # fmt: skip
         return CycleReport(point, False, point.statistics)
+
+    async def latest_point(self, vm: str) -> LatestPoint | None:
+        """As `Cycles.latest_point`."""
+        await asyncio.sleep(1)
+        return self.seen
 
     async def keep(self, schedules: dict[str, Schedule], changed: frozenset[str] = frozenset()) -> None:
         await self.supervisor.keep(schedules, dict(self.ledger.agendas), self.most_at_once, changed)
@@ -228,6 +235,20 @@ def test_an_error_that_only_a_person_can_mend_waits_for_one(way: str) -> None:
 
     daemon.run_for({VM: Every(600)}, timedelta(minutes=45), mend)
     assert daemon.starts() == [0, 1801, 2400]
+
+
+def test_a_machine_that_another_host_keeps_is_asked_for_again_and_shows_that_host_s_points() -> None:
+    daemon = Daemon(SettableClock(), failing(*[LockedError("lock", "웹", "host b has held it since noon")] * 3))
+    daemon.seen = LatestPoint(7, MONDAY, Consistency.COLD)
+    daemon.run_for({VM: Every(3600, 1800)}, timedelta(minutes=5))
+    assert daemon.starts() == [0, 63, 186]
+    assert daemon.ledger.agendas[VM].latest == daemon.seen
+
+
+def test_being_stopped_while_another_host_s_points_are_looked_at_leaves_no_run_open() -> None:
+    daemon = Daemon(SettableClock(), failing(LockedError("lock", "웹", "host b has held it since noon")))
+    daemon.run_for({VM: Every(3600, 1800)}, timedelta(seconds=2.5))
+    assert [run.outcome for run in daemon.ledger.of(VM)] == [Outcome.INTERRUPTED]
 
 
 def test_a_defect_in_one_cycle_leaves_the_others_alone_and_is_told_with_its_place() -> None:
