@@ -10,12 +10,18 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from structlog.testing import capture_logs
 
 from replicad.service.hook_command import run_command
@@ -246,6 +252,55 @@ async def test_a_server_that_is_not_there_or_speaks_something_else_is_a_warning(
         port = server.sockets[0].getsockname()[1]
         result = await post(f"http://127.0.0.1:{port}/", b"", 30)
     assert result.failure == "there was no answer (it is no HTTP: BadStatusLine)"
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A key and a certificate for 127.0.0.1 that only those trust who are told to."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(IPv4Address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "인증서.pem"
+    path.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + made.public_bytes(Encoding.PEM)
+    )
+    return path
+
+
+async def test_https_is_for_servers_with_a_certificate_that_is_trusted(certificate: Path) -> None:
+    serving = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    serving.load_cert_chain(certificate)
+    trusting = ssl.create_default_context(cafile=str(certificate))
+    with _serving(server := _Server(), serving) as place:
+        untrusted = await post(f"https://svc:p%40ss@{place}/x", b"{}", 30)
+        assert server.got == []
+        assert untrusted.failure is not None
+        assert untrusted.failure.startswith("no connection could be made (its certificate is not trusted: ")
+        assert (await post(f"https://svc:p%40ss@{place}/x", b"{}", 30, trusting)).failure is None
+    ((_, headers, body),) = server.got
+    assert (headers["Host"], headers["Authorization"], body) == (place, "Basic c3ZjOnBAc3M=", b"{}")
+
+
+async def test_a_handshake_that_does_not_end_is_cut_at_the_time_limit() -> None:
+    cut = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        cut.set()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        assert (await post(f"https://127.0.0.1:{port}/", b"", 0.3)).failure is not None
+        async with asyncio.timeout(30):
+            await cut.wait()
 
 
 async def test_a_server_that_does_not_answer_is_left_at_the_time_limit() -> None:
