@@ -303,6 +303,26 @@ async def test_a_handshake_that_does_not_end_is_cut_at_the_time_limit() -> None:
             await cut.wait()
 
 
+async def test_a_handshake_is_cut_when_nobody_waits_for_it_any_more() -> None:
+    asked, cut = asyncio.Event(), asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        asked.set()
+        await reader.read()
+        cut.set()
+        writer.close()
+
+    async with await asyncio.start_server(listen, "127.0.0.1", 0) as server:
+        task = asyncio.ensure_future(post(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/", b"", 20))
+        async with asyncio.timeout(10):
+            await asked.wait()
+            task.cancel()
+            await cut.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+
 async def test_a_server_that_does_not_answer_is_left_at_the_time_limit() -> None:
     with _serving(server := _Server(None)) as place:
         assert (await post(f"http://{place}/", b"{}", 0.3)).failure == "there was no answer within 0.3 s"
