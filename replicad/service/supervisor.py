@@ -28,6 +28,7 @@ T = TypeVar("T")
 _TICK_S = 5.0
 """How long at most until clocks that were set, hosts that slept and cycles that stand still are noticed."""
 _CLOCK_STEP_S = 2.0
+_SLEPT_S = 60.0
 _NEVER = timedelta(days=1)
 
 
@@ -204,10 +205,16 @@ class Supervisor:
             pass
 
     def _look_at_the_clock(self) -> None:
-        """A clock that was set back must not make machines wait for a time that has been."""
+        """A clock that was set back must not make machines wait for a time that has been, and a host that slept could
+        not move anything meanwhile."""
         now, now_s = self._clock.now(), self._clock.monotonic_s()
-        step_s = (now - self._ticked_at).total_seconds() - (now_s - self._ticked_s)
+        passed_s = now_s - self._ticked_s
+        step_s = (now - self._ticked_at).total_seconds() - passed_s
         self._ticked_at, self._ticked_s = now, now_s
+        if passed_s > _SLEPT_S:
+            for machine in self._machines.values():
+                if machine.attempt is not None:
+                    machine.attempt.watch.moved_s += passed_s
         if abs(step_s) < _CLOCK_STEP_S:
             return
         for vm, machine in self._machines.items():

@@ -63,11 +63,21 @@ class SettableClock:
 
     def __init__(self, start: datetime = MONDAY) -> None:
         self._start = start
-        self.clock = Clock(self.now, passed_s, asyncio.sleep)
+        self._slept_s = 0.0
+        self.clock = Clock(self.now, self.steady_s, asyncio.sleep)
 
     def now(self) -> datetime:
         """The time of day."""
         return wall_clock(self._start)
+
+    def steady_s(self) -> float:
+        """What goes on while the host sleeps, as the event loop's own does not."""
+        return passed_s() + self._slept_s
+
+    def sleep(self, span: timedelta) -> None:
+        """Let the host have slept for so long, just now."""
+        self._start += span
+        self._slept_s += span.total_seconds()
 
     def set_forward(self, by: timedelta) -> None:
         """Back, if `by` is negative."""

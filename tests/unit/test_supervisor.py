@@ -392,6 +392,23 @@ def test_a_clock_that_is_set_makes_nobody_wait_for_a_time_that_has_been(hours: i
     assert any("the time of day jumped by" in e.text for e in daemon.events if isinstance(e, Trouble))
 
 
+def test_a_host_that_sleeps_in_a_cycle_leaves_it_alone_and_is_on_time_after() -> None:
+    async def slow(vm: str, watch: Watch) -> None:
+        await asyncio.sleep(100 if len(daemon.ledger.runs) == 1 else 0)
+
+    time = SettableClock()
+    daemon = Daemon(time, slow)
+
+    async def sleep() -> None:
+        await asyncio.sleep(50)
+        time.sleep(timedelta(hours=8))
+
+    daemon.run_for({VM: Every(3600, 1800)}, timedelta(hours=2), sleep)
+    assert [run.outcome for run in daemon.ledger.of(VM)] == [Outcome.DONE] * 4
+    assert [run.missed for run in daemon.ledger.of(VM)] == [0, 7, 0, 0]
+    assert not [event for event in daemon.events if isinstance(event, Trouble)]
+
+
 def test_a_memory_that_can_t_be_written_stops_no_cycle_and_is_told() -> None:
     daemon = Daemon(SettableClock())
     daemon.ledger.broken = OutOfSpaceError("write", "the catalog", "no space is left")
