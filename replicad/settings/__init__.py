@@ -13,7 +13,7 @@ from typing import Any
 from replicad.model.retention import Keep
 
 from .find import find_config
-from .model import Consistency, Hook, HookCommand, Hooks, HookUrl, Server, Settings, VirtualMachine
+from .model import Consistency, Hook, HookCommand, Hooks, HookUrl, Server, Settings, TcpAccess, VirtualMachine
 from .problems import Problem, SettingsError
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Server",
     "Settings",
     "SettingsError",
+    "TcpAccess",
     "VirtualMachine",
     "find_config",
     "json_schema",

@@ -236,6 +236,18 @@ class HooksGroup(_Group):
     """How long one of them may take before it is ended."""
 
 
+class ApiGroup(_Group):
+    """Where the daemon answers beside the Unix socket in its state directory."""
+
+    listen: Annotated[
+        tuple[str, int] | None,
+        *_reads(values.loopback, _text(values.LOOPBACK_PATTERN, "127.0.0.1:8600", "[::1]:8600")),
+    ] = None
+    """A loopback address with a port. Absent: on the Unix socket alone."""
+    token_file: Path = None
+    """File that holds the secret by which a client shows that it may; only its owner should be able to read it."""
+
+
 class SettingsFile(_Group):
     """The configuration of replicad."""
 
@@ -252,6 +264,7 @@ class SettingsFile(_Group):
     ] = DEFAULT_CONCURRENT
     """How many virtual machines are replicated at a time, at most."""
     hooks: HooksGroup = HooksGroup()
+    api: ApiGroup = ApiGroup()
     servers: Annotated[
         dict[str, ServerGroup], Field(json_schema_extra={"propertyNames": {"pattern": values.SERVER_NAME_PATTERN}})
     ] = {}

@@ -14,6 +14,7 @@ from replicad.model.retention import Keep
 
 from .document import Document, DocumentError, read_document
 from .file import (
+    ApiGroup,
     ConsistencyGroup,
     HooksGroup,
     KeepGroup,
@@ -23,7 +24,7 @@ from .file import (
     VirtualMachineGroup,
 )
 from .find import user_directory
-from .model import DEFAULT_PORT, Consistency, Hooks, Server, Settings, VirtualMachine
+from .model import DEFAULT_PORT, Consistency, Hooks, Server, Settings, TcpAccess, VirtualMachine
 from .problems import Key, Problem, SettingsError, WrongError, key_text, kind, nearest, shown
 from .rules import Finding, broken_rules
 
@@ -36,6 +37,7 @@ _MEANT = {
 }  # fmt: skip
 _EXAMPLES = {
     "consistency": "{method: none}", "keep": "{latest: 12, daily: 7}", "verify": "{every: 7d}",
+    "api": "{listen: 127.0.0.1:8600, token_file: /etc/replicad/api.token}",
     "hooks": '{on_failure: ["/usr/local/bin/tell", "admin"]}',
 }  # fmt: skip
 _MISSING = {
@@ -72,6 +74,7 @@ def parse(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
         bandwidth=group.bandwidth,
         max_concurrent=group.max_concurrent,
         hooks=_hooks(group.hooks),
+        api=_api(group.api),
         servers=MappingProxyType({name: _server(name, one) for name, one in group.servers.items()}),
         virtual_machines=MappingProxyType({name: _machine(name, one) for name, one in group.virtual_machines.items()}),
     )
@@ -171,6 +174,8 @@ def _unknown(key: Key) -> Finding:
         return Finding(
             key, "a password does not belong in this file", "write it to a file of its own and name that: password_file"
         )
+    if key[0] == "api" and name.lower() in ("token", "password", "secret"):
+        return Finding(key, "a token does not belong in this file", "write it to a file of its own: token_file")
     known = list(_group_at(key[:-1]).model_fields)
     guess = nearest(name, known) or (_MEANT.get(name.lower(), "") if _MEANT.get(name.lower()) in known else "")
     return Finding(key, "unknown key", f"did you mean '{guess}'?" if guess else f"known here: {', '.join(known)}")
@@ -183,6 +188,8 @@ def _group_at(key: Key) -> type[BaseModel]:
         return ServerGroup
     if key[0] == "hooks":
         return HooksGroup
+    if key[0] == "api":
+        return ApiGroup
     match key[2:]:
         case ("consistency",):
             return ConsistencyGroup
@@ -214,6 +221,12 @@ def _hooks(group: HooksGroup) -> Hooks:
         on_health_change=group.on_health_change,
         timeout_s=group.timeout,
     )
+
+
+def _api(group: ApiGroup) -> TcpAccess | None:
+    if group.listen is None or group.token_file is None:
+        return None
+    return TcpAccess(*group.listen, Path(group.token_file))
 
 
 def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:

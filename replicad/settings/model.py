@@ -93,6 +93,20 @@ class Hooks:
 
 
 @dataclass(frozen=True, slots=True)
+class TcpAccess:
+    """A loopback address on which the daemon answers beside its Unix socket, to whoever knows the token in a file."""
+
+    host: str
+    port: int
+    token_file: Path
+
+    @property
+    def address(self) -> str:
+        """As it stands in a URL."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
 class VirtualMachine:
     """One virtual machine. At most one of `every_s` and `cron` is given; neither means: only when asked.
 
@@ -133,7 +147,8 @@ class VirtualMachine:
 class Settings:
     """A whole configuration. The mappings are by name and can't be changed.
 
-    `bandwidth` is for all machines together, None is no limit. `max_concurrent` cycles run at a time, at most.
+    `bandwidth` is for all machines together, None is no limit. `max_concurrent` cycles run at a time, at most. Without
+    `api` the daemon answers on its Unix socket alone.
     """
 
     file: Path
@@ -141,6 +156,7 @@ class Settings:
     bandwidth: Timetable | None = None
     max_concurrent: int = DEFAULT_CONCURRENT
     hooks: Hooks = field(default_factory=Hooks)
+    api: TcpAccess | None = None
     servers: Mapping[str, Server] = field(default_factory=lambda: MappingProxyType({}))
     virtual_machines: Mapping[str, VirtualMachine] = field(default_factory=lambda: MappingProxyType({}))
 

@@ -46,6 +46,7 @@ def broken_rules(data: Mapping[str, object]) -> Iterator[Finding]:
             yield Finding(key, "both 'every' and 'cron' are given", "keep one")
         yield from _objective_rules(("virtual_machines", name, "rpo"), machine)
     yield from _place_rules(machines, servers)
+    yield from _api_rules(data.get("api"))
 
 
 def _groups(data: Mapping[str, object], section: str) -> dict[str, dict[str, object]]:
@@ -95,6 +96,19 @@ def _objective_rules(key: Key, machine: Mapping[str, object]) -> Iterator[Findin
             f"it is shorter than 'every' ({least}): no point could be that fresh all the time",
             f"write {least} or more, or let 'every' be less",
         )
+
+
+def _api_rules(api: object) -> Iterator[Finding]:
+    if not isinstance(api, dict):
+        return
+    if "listen" in api and not any(str(name).lower().startswith("token") for name in api):
+        yield Finding(
+            ("api", "listen"),
+            "there is no token to go with it, and every user of this host could give orders",
+            "add token_file: the path of a file with a secret, as 'openssl rand -hex 32' makes one",
+        )
+    if "token_file" in api and "listen" not in api:
+        yield Finding(("api", "token_file"), "there is no address to go with it", "add listen: 127.0.0.1:8600")
 
 
 def _port_in(typed: object) -> int | None:

@@ -50,4 +50,5 @@ def generate() -> dict[str, Any]:
     server = schema["$defs"]["ServerGroup"]
     server["not"] = {"required": ["password_file", "password_command"]}
     server["dependentRequired"] = {"password_file": ["username"], "password_command": ["username"]}
+    schema["$defs"]["ApiGroup"]["dependentRequired"] = {"listen": ["token_file"], "token_file": ["listen"]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": "replicad.yaml"}

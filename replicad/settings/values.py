@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from replicad.model.address import Address, parse_address
@@ -30,6 +31,7 @@ SERVER_NAME_PATTERN = r"""^[^\s\\/:*?"<>|@]+$"""
 _HOST = r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?"
 _IPV6 = r"\[[0-9A-Fa-f:.]+(%[A-Za-z0-9._-]+)?\]"
 HOST_PORT_PATTERN = rf"^({_HOST}|{_IPV6})(:[0-9]{{1,5}})?$"
+LOOPBACK_PATTERN = r"^(127(\.[0-9]{1,3}){3}|\[[0:]*:0*1\]):[0-9]{1,5}$"
 # Only an https one may hold a user and a password.
 URL_PATTERN = r"^([hH][tT][tT][pP]://(?![^/?#]*@)|[hH][tT][tT][pP][sS]://)[^\s/?#][^\s#]*$"
 _AS_HOOK = 'write a URL (https://…), or a command as a list: ["/usr/local/bin/tell", "admin"]'
@@ -136,6 +138,28 @@ def host_port(value: object) -> tuple[str, int | None]:
     if not typed.endswith("]") and ":" in typed:
         host, _, port_text = typed.rpartition(":")
     return host.strip("[]"), number(int(port_text), 1, 65_535) if port_text else None
+
+
+def loopback(value: object) -> tuple[str, int]:
+    """An address of this host that no other can reach, and a port."""
+    host, port = host_port(value)
+    if port is None:
+        raise WrongError(f"{shown(value)} names no port", f"write {shown_address(host)}:8600")
+    try:
+        is_loopback = "%" not in host and ip_address(host).is_loopback
+    except ValueError:
+        raise WrongError(f"{shown(host)} is no IP address", f"write 127.0.0.1:{port}") from None
+    if not is_loopback:
+        raise WrongError(
+            f"{shown(host)} can be reached from other hosts, and what is said there is not encrypted",
+            f"write 127.0.0.1:{port}, and use a tunnel (ssh -L) or a proxy with TLS from elsewhere",
+        )
+    return host, port
+
+
+def shown_address(host: str) -> str:
+    """A host as it stands in front of a port."""
+    return f"[{host}]" if ":" in host else host
 
 
 def username(value: object) -> str:

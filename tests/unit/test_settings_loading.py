@@ -143,6 +143,22 @@ def test_without_hooks_nobody_is_told(tmp_path: Path) -> None:
         assert (settings.hooks, settings.max_concurrent) == (Hooks(None, None, None, timeout_s=30), 4)
 
 
+def test_an_api_on_tcp_has_a_loopback_address_and_a_token_file(tmp_path: Path) -> None:
+    for typed, address in (
+        ("127.0.0.1:8600", "127.0.0.1:8600"),
+        ("'[::1]:80'", "[::1]:80"),
+        ("127.9.0.1:1", "127.9.0.1:1"),
+    ):
+        settings = _load(tmp_path, VM + f"api: {{listen: {typed}, token_file: /etc/토큰}}\n")
+        assert settings.api is not None
+        assert (settings.api.address, settings.api.token_file) == (address, Path("/etc/토큰"))
+
+
+@pytest.mark.parametrize("group", ["", "api: {}\n"])
+def test_without_an_address_the_api_is_on_its_own_socket_alone(tmp_path: Path, group: str) -> None:
+    assert _load(tmp_path, VM + group).api is None
+
+
 def test_the_objective_is_the_interval_unless_it_is_said(tmp_path: Path) -> None:
     def rpo_s(*lines: str) -> int | None:
         text = VM + "".join(f"    {line}\n" for line in lines)
