@@ -36,7 +36,7 @@ def command(config: Path | None, log_level: str, log_format: str) -> None:
 
     path = find_config(config, os.environ)
     with (
-        logging_to(level=log_level, log_format=LogFormat(log_format)),
+        logging_to(level=log_level, log_format=LogFormat(log_format)) as log,
         suppress(asyncio.CancelledError, KeyboardInterrupt),
     ):
-        run_async(run_daemon(path, os.environ))
+        run_async(run_daemon(path, os.environ, lambda: log.dropped))

@@ -16,7 +16,7 @@ from replicad.model.statistics import Statistics, summarise
 from replicad.settings import Settings
 
 from .hub import Hub
-from .supervisor import Supervisor
+from .supervisor import Glance, Supervisor
 from .watch import Progress
 
 STATISTICS_SPAN = timedelta(days=1)
@@ -63,6 +63,19 @@ class Control:
     def names(self) -> tuple[str, ...]:
         """All machines, sorted."""
         return self._supervisor.machines()
+
+    def now(self) -> datetime:
+        """The time of day, in UTC."""
+        return self._clock.now()
+
+    @property
+    def most_at_once(self) -> int:
+        """How many cycles may be under way."""
+        return self._settings().max_concurrent
+
+    def look(self, vm: str) -> Glance:
+        """As `Supervisor.look`: what costs nothing to know of a machine."""
+        return self._supervisor.look(vm)
 
     async def machines(self) -> list[MachineView]:
         """All machines as they stand now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -20,10 +20,13 @@ from replicad.settings.load import load
 
 from .alone import the_only_one
 from .announcing import Announcer
+from .api.doors import Door, open_doors
+from .api.server import serve
 from .control import Control, MachineView
 from .cycles import ConfiguredCycles
 from .hooks import HookRunner
 from .hub import Hub
+from .metrics import Figures
 from .plans import changed_machines, schedules_of
 from .sd_notify import Notifier
 from .supervisor import Supervisor
@@ -35,16 +38,19 @@ _LOOK_EVERY_S = 10.0
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("daemon")
 
-Serve = Callable[[Control], Awaitable[None]]
-"""Lets others ask, until cancelled."""
+
+def _none_dropped() -> int:
+    return 0
 
 
-async def run_daemon(path: Path, environ: Mapping[str, str], serve: Serve | None = None) -> None:
-    """Keep the machines of the configuration at `path` until cancelled.
+async def run_daemon(
+    path: Path, environ: Mapping[str, str], log_lines_dropped: Callable[[], int] = _none_dropped
+) -> None:
+    """Keep the machines of the configuration at `path`, and answer at its API, until cancelled.
 
     SIGHUP has it read the file again. When it is cancelled, cycles under way are stopped and written down as
     interrupted. SettingsError if the file is wrong, LockedError if another daemon works in the same state directory,
-    and what opening the catalog raises.
+    and what opening the catalog and the API's sockets raises. `log_lines_dropped` is for its figures.
     """
     settings = load(path, environ)
     notifier = Notifier.from_environment(environ)
@@ -52,19 +58,21 @@ async def run_daemon(path: Path, environ: Mapping[str, str], serve: Serve | None
         stack.callback(notifier.close)
         stack.callback(notifier.stopping)
         stack.enter_context(the_only_one(settings.state_dir))
+        doors = stack.enter_context(open_doors(settings, _log.warning))
         catalog = await stack.enter_async_context(open_catalog(settings.state_dir / _CATALOG, _warner()))
         ctx = await stack.enter_async_context(surroundings(settings.state_dir, _say))
         for run in await catalog.interrupted_runs(ctx.clock.now()):
             _log.warning("the daemon before died in a cycle, which is gone on with", vm=run.vm, run=run.number)
         hooks = HookRunner(settings.hooks)
         announcer = Announcer(hooks.tell)
-        cycles, hub = ConfiguredCycles(settings, ctx), Hub(announcer.hear)
+        figures = Figures(log_lines_dropped)
+        cycles, hub = ConfiguredCycles(settings, ctx), Hub(announcer.hear, figures.hear)
         supervisor = Supervisor(cycles, catalog, ctx.clock, settings.max_concurrent, hub.tell)
         await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
         configuration = _Configuration(path, environ, settings, cycles, hooks, supervisor, catalog, notifier)
         control = Control(lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub)
         watcher = _Watcher(control, notifier, announcer, ctx.clock)
-        await _live(supervisor, configuration, control, hooks, watcher, serve)
+        await _live(supervisor, configuration, control, hooks, watcher, figures, doors)
 
 
 class _Configuration:
@@ -104,6 +112,11 @@ class _Configuration:
                 "take", f"another state_dir from {self._path}", f"this daemon works in {before.state_dir}",
                 "Restart it instead.",
             )  # fmt: skip
+        if after.api != before.api:
+            raise ConfigError(
+                "take", f"another api from {self._path}", "this daemon goes on listening where it does",
+                "Restart it instead.",
+            )  # fmt: skip
         self.settings = after
         self._cycles.apply(after)
         self._hooks.apply(after.hooks)
@@ -121,7 +134,8 @@ async def _live(
     control: Control,
     hooks: HookRunner,
     watcher: _Watcher,
-    serve: Serve | None,
+    figures: Figures,
+    doors: Sequence[Door],
 ) -> None:
     async def give(vm: str) -> None:
         try:
@@ -140,16 +154,11 @@ async def _live(
             group.create_task(_reload_at(hang_up, control), name="reload")
             group.create_task(hooks.run(), name="hooks")
             group.create_task(watcher.run(), name="watcher")
-            if serve is not None:
-                group.create_task(_served(serve, control), name="api")
+            group.create_task(serve(control, figures, doors), name="api")
             _log.info("ready", machines=len(control.names()), state_dir=str(settings.state_dir))
             watcher.ready()
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
-
-
-async def _served(serve: Serve, control: Control) -> None:
-    await serve(control)
 
 
 async def _reload_at(hang_up: asyncio.Event, control: Control) -> None:

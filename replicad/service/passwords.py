@@ -46,33 +46,39 @@ async def from_file(path: Path, server: str, warn: Warn) -> Secret:
 
 
 def read_file(path: Path, server: str, warn: Warn) -> Secret:
-    """The password in a file, without one newline at its end. Warns if others could read it, or put another one there.
+    """As `read_secret`, for a server's password."""
+    return read_secret(path, _subject(server), "password", warn)
 
-    Raises ConfigError if there is none to be had: missing, unreadable, empty, no text, or more than one line.
+
+def read_secret(path: Path, subject: str, what: str, warn: Warn) -> Secret:
+    """The secret in a file, without one newline at its end. Warns if others could read it, or put another one there.
+
+    `subject` and `what` (one word) say what it is. ConfigError if there is none to be had: missing, unreadable, empty,
+    no text, or more than one line. TimedOutError.
     """
     try:
         # Without waiting: a pipe that nobody writes to would keep this thread, and with it the end of the process.
         fd = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
         try:
             found = os.fstat(fd)
-            data = _read(fd, server, path, is_file=stat.S_ISREG(found.st_mode))
+            data = _read(fd, subject, path, is_file=stat.S_ISREG(found.st_mode))
         finally:
             os.close(fd)
         if os.name == "posix" and stat.S_ISREG(found.st_mode):
-            _warn_of_others(path, found, warn)
+            _warn_of_others(path, found, what, warn)
     except OSError as error:
         answer = f"{path} can't be read ({error.strerror})"
-        raise ConfigError("read", _subject(server), answer, "Check the path, its owner and its mode.") from None
-    return _one_line(data, server, str(path))
+        raise ConfigError("read", subject, answer, "Check the path, its owner and its mode.") from None
+    return _one_line(data, subject, str(path))
 
 
-def _read(fd: int, server: str, path: Path, *, is_file: bool) -> bytes:
+def _read(fd: int, subject: str, path: Path, *, is_file: bool) -> bytes:
     """Up to one byte more than a password may have, from a file or a pipe. TimedOutError after 30 seconds."""
     data, deadline_s = b"", time.monotonic() + TIMEOUT_S
     while len(data) <= MAX_PASSWORD_BYTES:
         if not is_file and not _is_ready(fd, deadline_s):
             raise TimedOutError(
-                "read", _subject(server), f"nobody wrote to {path} within {TIMEOUT_S:.0f} s", "Check who should."
+                "read", subject, f"nobody wrote to {path} within {TIMEOUT_S:.0f} s", "Check who should."
             )
         try:
             piece = os.read(fd, MAX_PASSWORD_BYTES + 1 - len(data))
@@ -92,23 +98,23 @@ def _is_ready(fd: int, deadline_s: float) -> bool:
     return bool(poll.poll(max(0, deadline_s - time.monotonic()) * 1000))
 
 
-def _warn_of_others(path: Path, found: os.stat_result, warn: Warn) -> None:
+def _warn_of_others(path: Path, found: os.stat_result, what: str, warn: Warn) -> None:
     """Warn of everybody else (but root) who can read the file, or decide what is read under its name."""
     if found.st_mode & 0o077:
         warn(
-            f"the password file {path} is open to others than its owner (mode {stat.S_IMODE(found.st_mode):o}); "
+            f"the {what} file {path} is open to others than its owner (mode {stat.S_IMODE(found.st_mode):o}); "
             f"run: chmod 600 {path}"
         )
     if not _is_trusted(found.st_uid):
-        warn(f"the password file {path} belongs to user {found.st_uid}; run: chown {os.geteuid()} {path}")
+        warn(f"the {what} file {path} belongs to user {found.st_uid}; run: chown {os.geteuid()} {path}")
     link = path.lstat()
     if stat.S_ISLNK(link.st_mode) and not _is_trusted(link.st_uid):
-        warn(f"the password file {path} is a link that belongs to user {link.st_uid}; name the file itself")
+        warn(f"the {what} file {path} is a link that belongs to user {link.st_uid}; name the file itself")
     # Where the name is, and where the file is that it leads to.
     for directory in dict.fromkeys((path.absolute().parent, path.resolve().parent)):
         above = directory.stat()
         if not _is_trusted(above.st_uid) or (above.st_mode & 0o022 and not above.st_mode & stat.S_ISVTX):
-            warn(f"others can replace the password file {path}, because they can write in {directory}; move it")
+            warn(f"others can replace the {what} file {path}, because they can write in {directory}; move it")
 
 
 def _is_trusted(user: int) -> bool:
@@ -153,7 +159,7 @@ async def from_command(command: Sequence[str], server: str, timeout_s: float = T
         raise TransientError(
             "read", _subject(server), f"{program} ended with status {status}", "Run it by hand to see why."
         )
-    return _one_line(bytes(output.data), server, f"the output of {program}")
+    return _one_line(bytes(output.data), _subject(server), f"the output of {program}")
 
 
 class _Output(asyncio.SubprocessProtocol):
@@ -191,9 +197,9 @@ async def _end(transport: asyncio.SubprocessTransport, output: _Output) -> None:
         transport.close()
 
 
-def _one_line(data: bytes, server: str, where: str) -> Secret:
+def _one_line(data: bytes, subject: str, where: str) -> Secret:
     def refuse(answer: str) -> ConfigError:
-        return ConfigError("read", _subject(server), answer, "It must hold the password and nothing else.")
+        return ConfigError("read", subject, answer, "It must hold the secret and nothing else.")
 
     if len(data) > MAX_PASSWORD_BYTES:
         raise refuse(f"{where} is longer than {MAX_PASSWORD_BYTES >> 10} KiB")

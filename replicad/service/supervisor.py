@@ -149,7 +149,7 @@ class Supervisor:
             since = f"it has been paused since {machine.agenda.paused_at:%Y-%m-%d %H:%M:%S} UTC"
             raise BusyError("begin", f"a cycle of {vm}", since, f"Run 'replicad resume {vm}' first.")
         future: asyncio.Future[Run] = asyncio.get_running_loop().create_future()
-        machine.asking.append(future)
+        machine.asking = [*(one for one in machine.asking if not one.done()), future]
         await self._turn(machine, agendas.requested(machine.agenda, self._clock.now(), resync=resync))
         return future
 

@@ -1,0 +1,32 @@
+"""The API as one ASGI application, without what it listens on."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from replicad import __version__
+from replicad.service.control import Control
+from replicad.service.metrics import Figures
+
+from .answers import tell_errors
+from .routes.daemon import daemon_routes
+from .routes.machines import machine_routes
+from .shapes import answers
+from .streams import Stop
+
+
+def application(control: Control, figures: Figures, stop: Stop) -> FastAPI:
+    """All routes. Its description is at `/openapi.json`; pages that need the internet to be read are left out."""
+    app = FastAPI(
+        title="replicad",
+        version=__version__,
+        description="The control API of the replicad daemon.",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses=answers(401, 403, 405),
+    )
+    app.include_router(machine_routes(control, stop))
+    app.include_router(daemon_routes(control, figures, stop))
+    tell_errors(app)
+    return app

@@ -1,0 +1,86 @@
+"""uvicorn, as a part of the daemon: no signals, no logging of its own, and an end within two seconds."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from uvicorn import Config, Server
+
+from replicad.service.control import Control
+from replicad.service.metrics import Figures
+
+from .application import application
+from .doors import Door
+from .guard import Guard
+from .streams import Stop
+
+_GRACE_S = 1.2
+_GRACE_BEYOND_S = 5
+"""uvicorn's own, which never comes to pass."""
+_KEEP_ALIVE_S = 30
+_HEADER_BYTES = 32 << 10
+
+
+async def serve(control: Control, figures: Figures, doors: Sequence[Door]) -> None:
+    """Answer whoever comes by the doors, until cancelled.
+
+    Then streams end, what is under way is answered, and after 1.2 s whoever is still connected is cut off.
+    """
+    stop = Stop()
+    app = application(control, figures, stop)
+    servers = [(_Server(_config(Guard(app, door.needs, lambda: stop.is_set))), door) for door in doors]
+    tasks = [asyncio.create_task(server.serve([door.socket]), name="api server") for server, door in servers]
+    try:
+        # One that ends by itself has failed.
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stop.set()
+        for server, _ in servers:
+            server.should_exit = True
+        await _end(tasks, [server for server, _ in servers])
+    for task in tasks:
+        task.result()
+
+
+class _Server(Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """The daemon has handlers of its own."""
+        yield
+
+    def cut_off(self) -> None:
+        """Whoever is connected."""
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
+
+def _config(app: Guard) -> Config:
+    return Config(
+        app,
+        loop="none",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_GRACE_BEYOND_S,
+        h11_max_incomplete_event_size=_HEADER_BYTES,
+    )
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]], servers: Sequence[_Server]) -> None:
+    """Wait for all, for so long; then there is nothing left to wait for."""
+    _, late = await asyncio.wait(tasks, timeout=_GRACE_S)
+    while late:
+        for server in servers:
+            server.cut_off()
+        _, late = await asyncio.wait(late, timeout=0.1)

@@ -1,0 +1,271 @@
+"""What the API takes and gives, as JSON. Times are in UTC; the texts below keys become the descriptions of OpenAPI."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
+
+from replicad.model.health import Health, State
+from replicad.model.points import Consistency
+from replicad.model.runs import Outcome, Run, Severity, Trigger
+from replicad.model.statistics import Statistics
+from replicad.service.control import MachineView
+from replicad.service.watch import Progress
+
+
+class _Shape(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class ErrorShape(_Shape):
+    """Why something was not done."""
+
+    kind: str
+    """The name of the error's class."""
+    text: str
+    """A sentence; for a configuration one line for each thing that is wrong."""
+    exit_code: int
+    """What the command line ends with."""
+
+
+class ErrorBody(_Shape):
+    """Any answer that is not the one that was wanted."""
+
+    error: ErrorShape
+
+
+class PointShape(_Shape):
+    """The latest recovery point, as the daemon knows it."""
+
+    number: int
+    time: datetime
+    consistency: Consistency
+
+
+class ProgressShape(_Shape):
+    """How far a cycle is in its phase."""
+
+    phase: str
+    done_bytes: int
+    sent_bytes: int
+    total_bytes: int | None
+    """null: not known."""
+
+
+class RunBegunShape(_Shape):
+    """A cycle that is under way."""
+
+    number: int
+    """0 as long as it is not written down."""
+    trigger: Trigger
+    started_at: datetime
+    due_at: datetime
+    missed: int
+    """How many due times it stands for beside its own."""
+
+
+class StatisticsShape(_Shape):
+    """What cycles came to since a moment. Averages are null if no cycle was done."""
+
+    since: datetime
+    done: int
+    failed: int
+    interrupted: int
+    missed: int
+    average_sent_bytes: int | None
+    largest_sent_bytes: int
+    average_duration_s: float | None
+    longest_duration_s: float | None
+    rpo_kept_percent: float | None
+    """In how much of the time the latest point was no older than the objective; null without one."""
+
+
+class MachineShape(_Shape):
+    """One virtual machine as it stands now."""
+
+    vm: str
+    state: State
+    health: Health
+    reasons: list[str]
+    """What keeps health from being normal, the worst first."""
+    last_point: PointShape | None
+    lag_s: int | None
+    """The latest point's age."""
+    rpo_s: int | None
+    """How old it may become; null: no objective."""
+    progress: ProgressShape | None
+    """Of the cycle under way."""
+    next_run: datetime | None
+    """In the past if a cycle waits for a place; null: none will begin by itself."""
+    paused_since: datetime | None
+    run: RunBegunShape | None
+    """The cycle under way."""
+    warnings: list[str]
+    """Of the cycle under way, or of the last one."""
+    statistics: StatisticsShape
+    """Of the last day."""
+
+
+class FailureShape(_Shape):
+    """An error that a cycle ended with."""
+
+    text: str
+    error: str
+    severity: Severity
+    at: datetime
+
+
+class RunShape(_Shape):
+    """A cycle. `ended_at` and `outcome` are null while it is under way; `kind` and `point` are of one that is done."""
+
+    number: int
+    vm: str
+    trigger: Trigger
+    due_at: datetime
+    started_at: datetime
+    ended_at: datetime | None
+    outcome: Outcome | None
+    missed: int
+    kind: str | None
+    point: int | None
+    scanned_bytes: int
+    changed_bytes: int
+    sent_bytes: int
+    failure: FailureShape | None
+
+
+class RunsShape(_Shape):
+    """A page of the history, the newest first."""
+
+    runs: list[RunShape]
+    next_before: int | None
+    """`before` of the next page; null: this is the last one."""
+
+
+class SyncOrder(_Shape):
+    """What cycle is wanted."""
+
+    resync: StrictBool = Field(default=False)
+    """Believe nothing: read both sides, and send what differs."""
+
+
+class SyncTaken(_Shape):
+    """A cycle will begin as soon as there is a place for it."""
+
+    vm: str
+    requested_at: datetime
+
+
+class ReloadShape(_Shape):
+    """The configuration was taken."""
+
+    machines: int
+
+
+class Alive(_Shape):
+    """The event loop lives."""
+
+    status: str = "ok"
+
+
+class Ready(_Shape):
+    """The machines are kept."""
+
+    status: str = "ready"
+    machines: int
+
+
+def machine_shape(view: MachineView) -> MachineShape:
+    """A machine as it is told."""
+    latest, run, stands = view.agenda.latest, view.run, view.standing
+    return MachineShape(
+        vm=view.vm,
+        state=stands.state,
+        health=stands.health,
+        reasons=list(stands.reasons),
+        last_point=PointShape(number=latest.number, time=latest.time, consistency=latest.consistency)
+        if latest
+        else None,
+        lag_s=stands.lag_s,
+        rpo_s=view.rpo_s,
+        progress=progress_shape(view.progress) if view.progress else None,
+        next_run=view.next_run,
+        paused_since=view.agenda.paused_at,
+        run=RunBegunShape(
+            number=run.number, trigger=run.trigger, started_at=run.started_at, due_at=run.due_at, missed=run.missed
+        )
+        if run
+        else None,
+        warnings=list(view.warnings),
+        statistics=_statistics_shape(view.statistics),
+    )
+
+
+def progress_shape(progress: Progress) -> ProgressShape:
+    """The progress of a cycle as it is told."""
+    return ProgressShape(
+        phase=progress.phase,
+        done_bytes=progress.done_bytes,
+        sent_bytes=progress.sent_bytes,
+        total_bytes=progress.total_bytes,
+    )
+
+
+def run_shape(run: Run) -> RunShape:
+    """A cycle as it is told."""
+    failure = run.failure
+    return RunShape(
+        number=run.number,
+        vm=run.vm,
+        trigger=run.trigger,
+        due_at=run.due_at,
+        started_at=run.started_at,
+        ended_at=run.ended_at,
+        outcome=run.outcome,
+        missed=run.missed,
+        kind=run.kind,
+        point=run.point,
+        scanned_bytes=run.scanned_bytes,
+        changed_bytes=run.changed_bytes,
+        sent_bytes=run.sent_bytes,
+        failure=FailureShape(text=failure.text, error=failure.error, severity=failure.severity, at=failure.at)
+        if failure
+        else None,
+    )
+
+
+def _statistics_shape(counted: Statistics) -> StatisticsShape:
+    return StatisticsShape(
+        since=counted.since,
+        done=counted.done,
+        failed=counted.failed,
+        interrupted=counted.interrupted,
+        missed=counted.missed,
+        average_sent_bytes=counted.average_sent_bytes,
+        largest_sent_bytes=counted.largest_sent_bytes,
+        average_duration_s=counted.average_duration_s,
+        longest_duration_s=counted.longest_duration_s,
+        rpo_kept_percent=counted.rpo_kept_percent,
+    )
+
+
+def answers(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """What else than the wanted answer there may be, for OpenAPI."""
+    return {status: {"model": ErrorBody, "description": _MEANINGS[status]} for status in statuses}
+
+
+_MEANINGS = {
+    400: "What was asked, or the configuration, is wrong.",
+    401: "The token is missing or wrong (TCP only).",
+    403: "It was asked under another name, or by a page of another origin.",
+    404: "There is no such machine.",
+    405: "Not by this method.",
+    409: "It does not go with how the machine stands.",
+    411: "A body without its length.",
+    413: "The body is too long.",
+    422: "A value is not what it must be.",
+    500: "A defect; the log has the details.",
+    503: "The daemon is stopping, busy, or its catalog can't be read just now.",
+}
