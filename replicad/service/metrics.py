@@ -5,7 +5,9 @@ docs/metrics.md lists them.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -73,10 +75,11 @@ class Figures:
         there = {view.vm for view in views}
         for vm in self._counts.keys() - there:
             del self._counts[vm]
-        counts = {vm: self._counts.get(vm, _Counts()) for vm in sorted(there)}
+        counts = {vm: deepcopy(self._counts.get(vm, _Counts())) for vm in sorted(there)}
         registry = CollectorRegistry(auto_describe=False)
         registry.register(_Picture(views, counts, control.most_at_once, self._log_lines_dropped()))
-        return generate_latest(registry) + generate_latest(self._process)
+        # With 1,000 machines it is 1.6 MB, which take 150 ms.
+        return await asyncio.to_thread(lambda: generate_latest(registry) + generate_latest(self._process))
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,7 +47,7 @@ def test_every_verb_is_told_of() -> None:
     assert [verb for verb in VERBS if f"replicad {verb}" not in told and f"`{verb}`" not in told] == []
 
 
-@pytest.mark.parametrize("page", _PAGES)
+@pytest.mark.parametrize("page", [*_PAGES, "docs/api.md", "docs/metrics.md", "docs/configuration.md"])
 def test_links_lead_to_files_and_headings(page: str) -> None:
     path = _CHECKOUT / page
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):

@@ -56,7 +56,7 @@ async def test_what_is_no_password_is_refused_and_not_shown(tmp_path: Path, data
         with pytest.raises(ConfigError) as caught:
             await attempt
         assert str(caught.value) == (
-            f"cannot read the password for server nas1: {where} {answer}. It must hold the password and nothing else."
+            f"cannot read the password for server nas1: {where} {answer}. It must hold the secret and nothing else."
         )
         assert "hunter2" not in repr(caught.value)
 

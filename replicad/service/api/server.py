@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from uvicorn import Config, Server
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from replicad.service.control import Control
 from replicad.service.metrics import Figures
@@ -16,6 +17,8 @@ from .doors import Door
 from .guard import Guard
 from .streams import Stop
 
+MOST_CONNECTIONS = 250
+"""By one door: whoever may come by TCP can't use up the descriptors that replication needs, nor shut the other door."""
 _GRACE_S = 1.2
 _GRACE_BEYOND_S = 5
 """uvicorn's own, which never comes to pass."""
@@ -44,6 +47,16 @@ async def serve(control: Control, figures: Figures, doors: Sequence[Door]) -> No
         task.result()
 
 
+class _Connection(H11Protocol):
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Taken, if there are not too many."""
+        if len(self.connections) < MOST_CONNECTIONS:
+            super().connection_made(transport)
+        else:
+            self.transport = transport
+            transport.abort()
+
+
 class _Server(Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -62,7 +75,7 @@ def _config(app: Guard) -> Config:
     return Config(
         app,
         loop="none",
-        http="h11",
+        http=_Connection,
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -1,0 +1,77 @@
+"""`replicad run` as a program, asked over its socket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.live_api import unix_client
+
+_REPLICAD = [sys.executable, "-P", "-c", "import sys; from replicad.cli.main import main; sys.exit(main())"]
+CONFIGURATION = """\
+state_dir: {state}
+virtual_machines:
+  웹 서버: {{source: {source}, replica: {replica}}}
+"""
+
+
+def _command(config: Path) -> list[str]:
+    return [*_REPLICAD, "run", "--config", str(config), "--log-format", "json"]
+
+
+@contextmanager
+def _daemon(tmp_path: Path, config: Path) -> Iterator[subprocess.Popen[str]]:
+    """One that is ready."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "n"))
+        manager.settimeout(60)
+        environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "n")}
+        with subprocess.Popen(_command(config), env=environ, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                while "READY=1" not in manager.recv(4096).decode():
+                    pass
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+
+
+def _configured(tmp_path: Path) -> Path:
+    for name in ("source", "replica"):
+        (tmp_path / name).mkdir()
+    config = tmp_path / "설정.yaml"
+    text = CONFIGURATION.format(state=tmp_path / "s", source=tmp_path / "source", replica=tmp_path / "replica")
+    config.write_text(text, encoding="utf-8")
+    return config
+
+
+async def test_the_daemon_answers_when_it_is_ready_and_leaves_no_socket(tmp_path: Path) -> None:
+    config = _configured(tmp_path)
+    path = tmp_path / "s" / "api.sock"
+    with _daemon(tmp_path, config) as process:
+        async with unix_client(path) as client:
+            assert (await client.get("/readyz")).json() == {"status": "ready", "machines": 1}
+            assert [machine["vm"] for machine in (await client.get("/vms")).json()] == ["웹 서버"]
+            assert "replicad_log_lines_dropped_total 0.0" in (await client.get("/metrics")).text
+            config.write_text(config.read_text(encoding="utf-8") + "  웹2: {sorce: /x}\n", encoding="utf-8")
+            refused = await client.post("/reload")
+            assert refused.status_code == 400
+            assert "설정.yaml:4: " in refused.json()["error"]["text"]
+            config.write_text(
+                config.read_text(encoding="utf-8").replace("{sorce: /x}", "{source: /x, replica: /y}"), encoding="utf-8"
+            )
+            assert (await client.post("/reload")).json() == {"machines": 2}
+        second = subprocess.run(_command(config), capture_output=True, text=True, timeout=60, check=False)
+        assert second.returncode == 11
+        assert path.is_socket()
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=30)
+        assert not path.exists()
+    assert process.returncode == 130, log
+    assert "Traceback" not in log

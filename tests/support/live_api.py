@@ -1,0 +1,184 @@
+"""The API over its real sockets, with a real supervisor and catalog, and cycles that do what a test says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from replicad.catalog import open_catalog
+from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
+from replicad.service.api.doors import SOCKET, open_doors
+from replicad.service.api.server import serve
+from replicad.service.control import Control
+from replicad.service.hub import Hub
+from replicad.service.metrics import Figures
+from replicad.service.plans import schedules_of
+from replicad.service.supervisor import Supervisor
+from replicad.service.surroundings import system_clock
+from replicad.service.watch import Watch
+from replicad.settings import Settings
+from replicad.settings.load import parse
+from replicad.workflows.replicate import CycleReport
+
+VM, OTHER = "웹 서버 💾", "db"
+TOKEN = "0123456789abcdef0123456789abcdef"
+
+Work = Callable[[str, Watch], Awaitable[None]]
+
+
+async def no_work(vm: str, watch: Watch) -> None:
+    """A cycle that has nothing to do."""
+
+
+@dataclass
+class Api:
+    """What runs, and how to ask it."""
+
+    settings: Settings
+    control: Control
+    hub: Hub
+    figures: Figures
+    serving: asyncio.Task[None]
+    supervising: asyncio.Task[None]
+
+    @property
+    def path(self) -> Path:
+        return self.settings.state_dir / SOCKET
+
+    def client(self, **options: Any) -> httpx.AsyncClient:
+        """A client at the Unix socket."""
+        return unix_client(self.path, **options)
+
+    async def stop(self) -> None:
+        """Have it stop serving, as the daemon does."""
+        self.serving.cancel()
+        await asyncio.wait([self.serving])
+
+
+def unix_client(path: Path, **options: Any) -> httpx.AsyncClient:
+    transport = httpx.AsyncHTTPTransport(uds=str(path))
+    return httpx.AsyncClient(transport=transport, base_url="http://localhost", timeout=30, **options)
+
+
+def configuration(directory: Path, machines: tuple[str, ...] = (VM, OTHER), tcp_port: int | None = None) -> Settings:
+    """Machines that are replicated when asked for, with the state beside them."""
+    text = f"state_dir: {directory}\n"
+    if tcp_port is not None:
+        token = directory / "api.token"
+        token.touch(0o600)
+        token.write_text(f"{TOKEN}\n")
+        text += f"api: {{listen: '127.0.0.1:{tcp_port}', token_file: {token}}}\n"
+    text += "virtual_machines:\n"
+    for name in machines:
+        text += f"  {name}: {{source: '/srv/vms/{name}', replica: /srv/replica, rpo: 1h}}\n"
+    return parse(text.encode(), directory / "replicad.yaml", {})
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class _Scripted:
+    """Cycles that do `work`, and then have made a point."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._number = 0
+
+    async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
+        """As `Cycles.run`."""
+        await self._work(vm, watch)
+        self._number += 1
+        counted = Statistics(100, 40, 30, 20, 1)
+        point = RecoveryPoint(
+            1, "r", vm, self._number, None, system_clock().now(), CycleKind.DELTA, Consistency.COLD, 1, "h", (), (),
+            (), counted,
+        )  # fmt: skip
+        return CycleReport(point, False, counted)
+
+
+@asynccontextmanager
+async def live_api(
+    settings: Settings, work: Work = no_work, reload: Callable[[], Awaitable[None]] | None = None
+) -> AsyncIterator[Api]:
+    """All of it, running."""
+
+    async def no_reload() -> None:
+        pass
+
+    clock = system_clock()
+    with open_doors(settings, print) as doors:
+        async with open_catalog(settings.state_dir / "catalog.sqlite", print) as catalog:
+            figures = Figures(lambda: 7)
+            hub = Hub(figures.hear)
+            supervisor = Supervisor(_Scripted(work), catalog, clock, settings.max_concurrent, hub.tell)
+            await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
+            control = Control(lambda: settings, supervisor, catalog, clock, reload or no_reload, hub)
+            supervising = asyncio.create_task(supervisor.run())
+            serving = asyncio.create_task(serve(control, figures, doors))
+            try:
+                yield Api(settings, control, hub, figures, serving, supervising)
+            finally:
+                for task in (serving, supervising):
+                    task.cancel()
+                await asyncio.wait([serving, supervising])
+
+
+@contextmanager
+def live_api_on_a_thread(settings: Settings, work: Work = no_work) -> Iterator[None]:
+    """The same, for tests that block."""
+    loop = asyncio.new_event_loop()
+    up, over = threading.Event(), asyncio.Event()
+
+    async def live() -> None:
+        async with live_api(settings, work):
+            up.set()
+            await over.wait()
+
+    def run() -> None:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            runner.run(live())
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        assert up.wait(30)
+        yield
+    finally:
+        loop.call_soon_threadsafe(over.set)
+        thread.join(30)
+    assert not thread.is_alive()
+
+
+@dataclass(frozen=True)
+class Told:
+    """One event of a stream; `name` is empty for a comment."""
+
+    name: str
+    data: Any
+
+
+async def events_of(response: httpx.Response) -> AsyncIterator[Told]:
+    """Those of a stream, one after the other, until it ends."""
+    name, data = "", ""
+    async for line in response.aiter_lines():
+        if line.startswith("event: "):
+            name = line.removeprefix("event: ")
+        elif line.startswith("data: "):
+            data = line.removeprefix("data: ")
+        elif line.startswith(":"):
+            yield Told("", None)
+        elif line == "" and name:
+            yield Told(name, json.loads(data))
+            name, data = "", ""
