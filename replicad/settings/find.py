@@ -1,13 +1,15 @@
-"""Where the configuration file is."""
+"""Where the configuration file is, and where this host keeps what it remembers."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from replicad.model.errors import ConfigError
 
 SYSTEM_CONFIG = Path("/etc/replicad/replicad.yaml")
+MAX_FILE_BYTES = 1 << 20
 
 
 def find_config(explicit: Path | None, environ: Mapping[str, str], system: Path = SYSTEM_CONFIG) -> Path:
@@ -27,6 +29,15 @@ def find_config(explicit: Path | None, environ: Mapping[str, str], system: Path 
     raise ConfigError(
         "find", "a configuration", f"there is neither {system} nor {user}", "Write one of them, or give --config PATH."
     )
+
+
+def default_state_dir(environ: Mapping[str, str]) -> Path:
+    """`/var/lib/replicad` for root, the user's own state directory (XDG) for others; on Windows under %PROGRAMDATA%."""
+    if os.name == "nt":
+        return Path(environ.get("PROGRAMDATA", r"C:\ProgramData")) / "replicad"
+    if os.geteuid() == 0:
+        return Path("/var/lib/replicad")
+    return user_directory(environ, "XDG_STATE_HOME", ".local/state") / "replicad"
 
 
 def user_directory(environ: Mapping[str, str], variable: str, below_home: str) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -23,12 +22,10 @@ from .file import (
     VerifyGroup,
     VirtualMachineGroup,
 )
-from .find import user_directory
+from .find import MAX_FILE_BYTES, default_state_dir
 from .model import DEFAULT_PORT, Consistency, Hooks, Server, Settings, TcpAccess, VirtualMachine
 from .problems import Key, Problem, SettingsError, WrongError, key_text, kind, nearest, shown
 from .rules import Finding, broken_rules
-
-MAX_FILE_BYTES = 1 << 20
 
 # What other programs call it.
 _MEANT = {
@@ -78,15 +75,6 @@ def parse(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
         servers=MappingProxyType({name: _server(name, one) for name, one in group.servers.items()}),
         virtual_machines=MappingProxyType({name: _machine(name, one) for name, one in group.virtual_machines.items()}),
     )
-
-
-def default_state_dir(environ: Mapping[str, str]) -> Path:
-    """`/var/lib/replicad` for root, the user's own state directory (XDG) for others; on Windows under %PROGRAMDATA%."""
-    if os.name == "nt":
-        return Path(environ.get("PROGRAMDATA", r"C:\ProgramData")) / "replicad"
-    if os.geteuid() == 0:
-        return Path("/var/lib/replicad")
-    return user_directory(environ, "XDG_STATE_HOME", ".local/state") / "replicad"
 
 
 def _whole(path: Path, what: str, hint: str) -> SettingsError:

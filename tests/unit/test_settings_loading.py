@@ -25,7 +25,7 @@ from replicad.settings import (
     find_config,
     load_settings,
 )
-from replicad.settings.load import default_state_dir
+from replicad.settings.find import default_state_dir
 
 VM = "virtual_machines:\n  web01:\n    source: /srv/vms\n    replica: /srv/replica\n"
 
