@@ -64,6 +64,8 @@ def _sentence(error: BaseException) -> tuple[str, int]:
         # Each line names the file, as compilers do.
         return "\n".join(printable(str(problem)) for problem in error.problems), error.exit_code
     if isinstance(error, ReplicadError):
+        if getattr(error, "kind", "") == SettingsError.__name__:  # a daemon's
+            return "\n".join(printable(line) for line in str(error).splitlines()), error.exit_code
         return f"replicad: {printable(str(error))}", error.exit_code
     return (
         f"replicad: unexpected {type(error).__name__}: this is a bug in replicad, please report it; "

@@ -122,3 +122,14 @@ def load_configuration_if_any(config: Path | None) -> Settings | None:
     except ConfigError:
         return None
     return load_settings(path)
+
+
+def complete_vm(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """The names of virtual machines that begin so, for the shell's completion; none where there is no configuration."""
+    from replicad.model.errors import ReplicadError
+
+    try:
+        names = load_configuration(context.params.get("config")).virtual_machines
+    except ReplicadError:
+        return []
+    return [name for name in names if name.startswith(incomplete)]

@@ -9,9 +9,10 @@ import click
 
 from replicad.model.progress import Observer
 
-from .options import SignIn, config_option, json_option, replica_option, sign_in_options
+from .options import SignIn, complete_vm, config_option, json_option, replica_option, sign_in_options
 from .output import human_bytes, print_json, print_line, print_table
 from .replica_target import ReplicaTarget, credentials_for, find_target, open_target
+from .working_here import beside_the_daemon
 
 if TYPE_CHECKING:
     from replicad.model.points import RecoveryPoint
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @click.command("points")
-@click.argument("vm", required=False)
+@click.argument("vm", required=False, shell_complete=complete_vm)
 @click.option("--pin", "pinned", type=click.IntRange(1), multiple=True, metavar="N", help="Never prune point N.")
 @click.option("--unpin", "unpinned", type=click.IntRange(1), multiple=True, metavar="N", help="No longer keep it so.")
 @replica_option
@@ -44,7 +45,7 @@ def command(
         raise click.UsageError(f"give --pin or --unpin for point {min(both)}, not both")
     target = find_target(vm, replica, config)
     credentials = credentials_for(target, sign_in)
-    with showing_progress() as observe:
+    with beside_the_daemon(target.vm, config), showing_progress() as observe:
         listed = run_async(_list(target, pinned, unpinned, credentials, observe))
     kept = _kept_by(target, listed)
     if as_json:

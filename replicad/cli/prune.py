@@ -9,9 +9,9 @@ import click
 
 from replicad.model.progress import Observer
 
-from .options import config_option, json_option, load_configuration, standalone_option
+from .options import complete_vm, config_option, json_option, load_configuration, standalone_option
 from .output import human_bytes, print_json, print_line, print_table
-from .working_here import say_working_here
+from .working_here import beside_the_daemon, say_working_here
 
 if TYPE_CHECKING:
     from replicad.settings import Settings, VirtualMachine
@@ -21,7 +21,7 @@ _PARTLY_DONE = 3
 
 
 @click.command("prune")
-@click.argument("vm")
+@click.argument("vm", shell_complete=complete_vm)
 @click.option("--dry-run", is_flag=True, help="Tell what would be removed and why; change nothing.")
 @config_option
 @json_option
@@ -34,8 +34,8 @@ def command(vm: str, dry_run: bool, config: Path | None, as_json: bool, standalo
     settings = load_configuration(config)
     machine = settings.machine(vm)
     if not standalone:
-        say_working_here()
-    with showing_progress() as observe:
+        say_working_here(config)
+    with beside_the_daemon(vm, config), showing_progress() as observe:
         report = run_async(_prune(settings, machine, dry_run, observe))
     if as_json:
         _print_facts(report, dry_run)

@@ -15,10 +15,10 @@ from replicad.model.errors import ConfigError, OutOfSpaceError, PermanentError
 from replicad.model.names import folded
 from replicad.model.progress import Observer
 
-from .options import SignIn, config_option, json_option, replica_option, sign_in_options, standalone_option
+from .options import SignIn, complete_vm, config_option, json_option, replica_option, sign_in_options, standalone_option
 from .output import human_bytes, print_json, print_line, print_table
 from .replica_target import ReplicaTarget, credentials_for, find_target, locate_replica, open_target
-from .working_here import say_working_here
+from .working_here import beside_the_daemon, say_working_here
 
 if TYPE_CHECKING:
     from replicad.service.compose import OneOffCredentials
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @click.command("restore")
-@click.argument("vm", required=False)
+@click.argument("vm", required=False, shell_complete=complete_vm)
 @click.option("--to", "directory", required=True, metavar="DIR", help="Where to: a directory or a share.")
 @click.option("--point", "number", type=click.IntRange(1), metavar="N", help="Which point; else the latest.")
 @replica_option
@@ -52,9 +52,9 @@ def command(
     to = locate_replica(directory)
     _refuse_inside(target, to)
     if not standalone and target.machine is not None:
-        say_working_here()
+        say_working_here(config)
     credentials = credentials_for(target, sign_in)
-    with showing_progress() as observe, _directory(to):
+    with beside_the_daemon(target.vm, config), showing_progress() as observe, _directory(to):
         report = run_async(_restore(target, number, to, credentials, observe))
     if as_json:
         print_json(

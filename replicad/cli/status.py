@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from replicad.model.durations import human_duration
 from replicad.model.progress import Observer, nobody
 
-from .options import config_option, json_option, load_configuration
+from .options import complete_vm, config_option, json_option, load_configuration
 from .output import print_json, print_line, print_table
+from .working_here import say_no_daemon
 
 if TYPE_CHECKING:
     from replicad.model.health import Standing
@@ -25,25 +25,54 @@ _AT_ONCE = 8
 
 
 @click.command("status")
-@click.argument("vm", required=False)
+@click.argument("vm", required=False, shell_complete=complete_vm)
+@click.option("--watch", "watching", is_flag=True, help="Go on showing it, until Ctrl-C. Needs the daemon.")
 @config_option
 @json_option
-def command(vm: str | None, config: Path | None, as_json: bool) -> None:
-    """Tell the state, health and lag of VM, or of all virtual machines, from what their replicas show."""
+@click.option("--standalone", is_flag=True, help="Look at the replicas from this process, even if a daemon runs.")
+def command(vm: str | None, watching: bool, config: Path | None, as_json: bool, standalone: bool) -> None:
+    """Tell the state, health and lag of VM, or of all virtual machines.
+
+    The daemon tells what it knows, and which cycles are under way and next. Without it the replicas are looked at.
+    """
+    from .daemon_client import needed_daemon, running_daemon
+    from .status_watch import look, watch
+
+    if watching:
+        if as_json or standalone:
+            raise click.UsageError(f"give --watch or {'--json' if as_json else '--standalone'}, not both")
+        watch(needed_daemon(config, "watch", "the virtual machines"), vm)
+        return
+    daemon = None if standalone else running_daemon(config)
+    if daemon is not None:
+        _print(look(daemon, vm), as_json, from_daemon=True)
+        return
     from .run_async import run_async
 
     settings = load_configuration(config)
     machines = [settings.machine(vm)] if vm else list(settings.virtual_machines.values())
+    if not standalone:
+        say_no_daemon()
     rows = run_async(_look(settings, machines, nobody))
+    _print([_facts(*row) for row in rows], as_json, from_daemon=False)
+
+
+def _print(machines: list[dict[str, Any]], as_json: bool, *, from_daemon: bool) -> None:
     if as_json:
-        print_json([_facts(*row) for row in rows])
+        print_json(machines)
         return
-    print_table(
-        ["vm", "state", "health", "latest point", "lag", "objective"], [_row(*row) for row in rows], right=[4, 5]
-    )
-    for machine, standing, _ in rows:
-        for reason in standing.reasons:
-            print_line(f"{machine.name}: {reason}")
+    from datetime import UTC, datetime
+
+    from .status_table import DAEMON_HEADERS, HEADERS, RIGHT, daemon_row, reasons, row
+
+    if from_daemon:
+        now = datetime.now(UTC)
+        print_table(DAEMON_HEADERS, [daemon_row(machine, now) for machine in machines], right=RIGHT)
+    else:
+        print_table(HEADERS, [row(machine) for machine in machines], right=RIGHT)
+    for machine in machines:
+        for reason in reasons(machine):
+            print_line(reason)
 
 
 async def _look(settings: Settings, machines: list[VirtualMachine], observe: Observer) -> list[Row]:
@@ -85,17 +114,3 @@ def _facts(machine: VirtualMachine, standing: Standing, seen: Seen) -> dict[str,
         "progress": None,
         "next_run": None,
     }
-
-
-def _row(machine: VirtualMachine, standing: Standing, seen: Seen) -> list[str]:
-    point = seen.latest
-    latest = f"{point.number} ({point.consistency}, {point.time:%Y-%m-%d %H:%M:%S})" if point else "-"
-    lag = human_duration(standing.lag_s) if standing.lag_s is not None else "-"
-    return [
-        machine.name,
-        standing.state,
-        standing.health,
-        latest,
-        lag,
-        human_duration(machine.rpo_s) if machine.rpo_s else "-",
-    ]

@@ -13,6 +13,7 @@ from replicad.model.progress import Observer
 from .options import (
     SignIn,
     bandwidth_option,
+    complete_vm,
     config_option,
     json_option,
     replica_option,
@@ -21,7 +22,7 @@ from .options import (
 )
 from .output import human_bytes, print_json, print_line
 from .replica_target import ReplicaTarget, credentials_for, find_target, open_target
-from .working_here import say_working_here
+from .working_here import beside_the_daemon, say_working_here
 
 if TYPE_CHECKING:
     from replicad.model.timetable import Timetable
@@ -32,7 +33,7 @@ _DAMAGE_FOUND = 3
 
 
 @click.command("verify")
-@click.argument("vm", required=False)
+@click.argument("vm", required=False, shell_complete=complete_vm)
 @click.option("--point", "number", type=click.IntRange(1), metavar="N", help="Only this point; else everything.")
 @click.option("--repair", is_flag=True, help="Mend what the source or the replica itself still has the bytes for.")
 @bandwidth_option
@@ -65,9 +66,9 @@ def command(
             "Give the virtual machine's name and a configuration in place of --replica.",
         )  # fmt: skip
     if not standalone and target.machine is not None:
-        say_working_here()
+        say_working_here(config)
     credentials = credentials_for(target, sign_in)
-    with showing_progress() as observe:
+    with beside_the_daemon(target.vm, config), showing_progress() as observe:
         found = run_async(_verify(target, number, repair, bandwidth, credentials, observe))
     _print(target, found, as_json)
     return 0 if all(d.repaired for d in found.damages) else _DAMAGE_FOUND
