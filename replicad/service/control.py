@@ -15,6 +15,7 @@ from replicad.model.runs import Outcome, Run
 from replicad.model.statistics import Statistics, summarise
 from replicad.settings import Settings
 
+from .events import CycleEnded, Event
 from .hub import Hub
 from .supervisor import Glance, Supervisor
 from .watch import Progress
@@ -58,6 +59,7 @@ class Control:
         self._clock = clock
         self.reload = reload
         self.hub = hub
+        hub.listen(self._hear)
         self._statistics: dict[str, tuple[float, Statistics]] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -130,6 +132,7 @@ class Control:
         self._statistics[vm] = (now_s, statistics)
         return statistics
 
-    def forget_statistics(self, vm: str) -> None:
-        """A cycle has ended: what was counted before is old."""
-        self._statistics.pop(vm, None)
+    def _hear(self, event: Event) -> None:
+        """What was counted before a cycle ended is old."""
+        if isinstance(event, CycleEnded):
+            self._statistics.pop(event.run.vm, None)

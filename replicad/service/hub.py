@@ -27,6 +27,10 @@ class Hub:
         self._listeners = [log_event, *listeners]
         self._queues: set[asyncio.Queue[Event]] = set()
 
+    def listen(self, listener: Listener) -> None:
+        """Hand on to one more."""
+        self._listeners.append(listener)
+
     def tell(self, event: Event) -> None:
         """Hand an event on. Who is too slow to hear it misses the oldest that it has not heard yet."""
         for listener in self._listeners:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 
 from replicad.catalog import open_catalog
+from replicad.model.agenda import LatestPoint
 from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
 from replicad.service.api.doors import SOCKET, open_doors
 from replicad.service.api.server import serve
@@ -106,6 +107,10 @@ class _Scripted:
             (), counted,
         )  # fmt: skip
         return CycleReport(point, False, counted)
+
+    async def latest_point(self, vm: str) -> LatestPoint | None:
+        """As `Cycles.latest_point`."""
+        return None
 
 
 @asynccontextmanager
