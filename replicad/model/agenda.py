@@ -97,7 +97,8 @@ def resumed(agenda: Agenda, now: datetime) -> Agenda:
     if agenda.paused_at is None and agenda.failure is None:
         return agenda
     due_at = agenda.due_at
-    if due_at is not None and due_at < now:
+    is_held = agenda.paused_at is not None or (agenda.failure is not None and agenda.failure.severity is Severity.FINAL)
+    if is_held and due_at is not None and due_at < now:
         due_at = now
     if agenda.failure is not None and agenda.failure.severity is not Severity.TRANSIENT:
         return replace(agenda, paused_at=None, due_at=due_at, failure=None, retry_at=now)

@@ -31,6 +31,9 @@ class Cycles(Protocol):
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """What the replica shows, without its lock; None if it shows nothing or can't be looked at."""
 
+    def give_up(self) -> None:
+        """Have those that are being cancelled wait for no server any more."""
+
 
 @dataclass(slots=True)
 class Attempt:

@@ -97,8 +97,15 @@ class Shares:
 
     async def close(self) -> None:
         """Close every share and connection."""
-        self._pools.clear()
-        await self._open.aclose()
+        try:
+            await self._open.aclose()
+        finally:
+            self._pools.clear()
+
+    def give_up(self) -> None:
+        """Wait for no server any more, not even to close what is open there. To be closed all the same."""
+        for pool in self._pools.values():
+            pool.give_up()
 
     async def __aenter__(self) -> Self:
         return self

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
 from replicad.model.agenda import LatestPoint
@@ -26,6 +28,7 @@ class ConfiguredCycles:
         self._settings = settings
         self._limits = BandwidthLimits(settings)
         self._ctx = ctx
+        self._open: set[Shares] = set()
 
     def apply(self, settings: Settings) -> None:
         """Take another configuration for the cycles to come."""
@@ -35,7 +38,9 @@ class ConfiguredCycles:
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """As `Cycles.run`."""
         machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=watch.hear)
-        async with Shares(self._settings, observe=watch.hear, limits=self._limits, meter=watch.meter) as shares:
+        async with self._shares(
+            Shares(self._settings, observe=watch.hear, limits=self._limits, meter=watch.meter)
+        ) as shares:
             opened = await open_machine(machine, shares, ctx.clock, resync=resync)
             return await replicate_with_retries(opened.job, opened.source, opened.replica, ctx)
 
@@ -43,9 +48,23 @@ class ConfiguredCycles:
         """As `Cycles.latest_point`."""
         machine = self._settings.machine(vm)
         try:
-            async with Shares(self._settings) as shares:
+            async with self._shares(Shares(self._settings)) as shares:
                 seen = await look_at_replica(await shares.open_replica(machine), vm)
         except ReplicadError:
             return None
         point = seen.latest
         return LatestPoint(point.number, point.time, point.consistency) if point is not None else None
+
+    def give_up(self) -> None:
+        """As `Cycles.give_up`."""
+        for shares in self._open:
+            shares.give_up()
+
+    @asynccontextmanager
+    async def _shares(self, shares: Shares) -> AsyncIterator[Shares]:
+        self._open.add(shares)
+        try:
+            async with shares:
+                yield shares
+        finally:
+            self._open.discard(shares)

@@ -30,6 +30,10 @@ _TICK_S = 5.0
 _CLOCK_STEP_S = 2.0
 _SLEPT_S = 60.0
 _NEVER = timedelta(days=1)
+_STOP_PATIENCE_S = 2.5
+"""How long cycles that are stopped with the daemon may take to give back, in order, what they hold on shares: a server
+that is silent is waited for longer than a service manager, or its user, waits for us."""
+_HURRY_EVERY_S = 0.25
 
 
 class Memory(Protocol):
@@ -90,7 +94,7 @@ class Supervisor:
         self._most_at_once = most_at_once
         self._tell = tell
         self._machines: dict[str, _Machine] = {}
-        self._under_way = 0
+        self._under_way: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._ticked_at, self._ticked_s = clock.now(), clock.monotonic_s()
 
@@ -166,23 +170,40 @@ class Supervisor:
         await self._turn(machine, agendas.resumed(machine.agenda, self._clock.now()))
 
     async def run(self) -> None:
-        """Run cycles until cancelled; then stop those under way, and return when all of that is written down."""
+        """Run cycles until cancelled; then stop those under way, and return when all of that is written down: after a
+        few seconds at most, whatever they wait for."""
         try:
             async with asyncio.TaskGroup() as group:
-                while True:
-                    self._changed.clear()
-                    self._look_at_the_clock()
-                    self._look_for_stalls()
-                    for machine in self._next_ones():
-                        self._begin(machine, group)
-                    await self._until_something_is_wanted()
+                try:
+                    await self._begin_what_is_wanted(group)
+                finally:
+                    asyncio.get_running_loop().call_later(_STOP_PATIENCE_S, self._hurry)
         finally:
             for machine in self._machines.values():
                 machine.give_up_asking()
 
+    async def _begin_what_is_wanted(self, group: asyncio.TaskGroup) -> None:
+        while True:
+            self._changed.clear()
+            self._look_at_the_clock()
+            self._look_for_stalls()
+            for machine in self._next_ones():
+                self._begin(machine, group)
+            await self._until_something_is_wanted()
+
+    def _hurry(self) -> None:
+        """Have those that still clean up wait for nobody, again and again: they may come to the next thing to wait
+        for."""
+        if self._under_way:
+            self._cycles.give_up()
+        for task in self._under_way:
+            task.cancel()
+        if self._under_way:
+            asyncio.get_running_loop().call_later(_HURRY_EVERY_S, self._hurry)
+
     def _next_ones(self) -> list[_Machine]:
         """Those whose turn it is, as many as there is room for; who has waited longest comes first."""
-        room, now = self._most_at_once - self._under_way, self._clock.now()
+        room, now = self._most_at_once - len(self._under_way), self._clock.now()
         if room <= 0:
             return []
         waiting = [
@@ -194,7 +215,7 @@ class Supervisor:
 
     async def _until_something_is_wanted(self) -> None:
         now, pause_s = self._clock.now(), _TICK_S
-        if self._under_way < self._most_at_once:
+        if len(self._under_way) < self._most_at_once:
             waiting = (m.wanted for m in self._machines.values() if m.wanted is not None and m.attempt is None)
             soonest = min(waiting, default=now + _NEVER)
             pause_s = max(0.0, min(_TICK_S, (soonest - now).total_seconds()))
@@ -235,8 +256,8 @@ class Supervisor:
         machine.turn_to(after)
         attempt = Attempt(run, Watch(self._clock.monotonic_s()), before.resync_requested, waiting=machine.asking)
         machine.attempt, machine.asking = attempt, []
-        self._under_way += 1
         attempt.task = group.create_task(self._cycle(machine, attempt), name=f"cycle of {before.vm}")
+        self._under_way.add(attempt.task)
 
     async def _cycle(self, machine: _Machine, attempt: Attempt) -> None:
         try:
@@ -254,7 +275,8 @@ class Supervisor:
             self._tell(CycleEnded(attempt.run, machine.agenda))
         finally:
             machine.attempt, machine.last, machine.warnings = None, attempt.run.outcome, tuple(attempt.watch.warnings)
-            self._under_way -= 1
+            if attempt.task is not None:
+                self._under_way.discard(attempt.task)
             self._changed.set()
             for future in attempt.waiting:
                 if not future.done():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import contextlib
+import time
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 
+from replicad.model import agenda as agendas
 from replicad.model.agenda import Agenda, LatestPoint
 from replicad.model.errors import (
     BusyError,
@@ -22,11 +25,13 @@ from replicad.model.errors import (
 )
 from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
 from replicad.model.progress import PhaseStarted, Warned
-from replicad.model.runs import Outcome, Run, Trigger
+from replicad.model.runs import Outcome, Run, Trigger, failure_of
 from replicad.model.schedule import Every, OnRequest, Schedule
+from replicad.service.cron_schedule import CronSchedule
 from replicad.service.events import CycleEnded, Event, Trouble
 from replicad.service.supervisor import Supervisor
 from replicad.service.watch import STALLED_AFTER_S, Watch
+from replicad.settings.cron import parse_cron
 from replicad.workflows.replicate import CycleReport
 from tests.support.virtual_time import MONDAY, SettableClock, run
 
@@ -77,7 +82,7 @@ class Daemon:
         self.time, self.work = time, work
         self.ledger = Ledger()
         self.events: list[Event] = []
-        self.at_once = self.most_seen = 0
+        self.at_once = self.most_seen = self.given_up = 0
         self.resyncs: list[bool] = []
         self.seen: LatestPoint | None = None
         self.most_at_once = most_at_once
@@ -104,6 +109,10 @@ class Daemon:
         """As `Cycles.latest_point`."""
         await asyncio.sleep(1)
         return self.seen
+
+    def give_up(self) -> None:
+        """As `Cycles.give_up`."""
+        self.given_up += 1
 
     async def keep(self, schedules: dict[str, Schedule], changed: frozenset[str] = frozenset()) -> None:
         await self.supervisor.keep(schedules, dict(self.ledger.agendas), self.most_at_once, changed)
@@ -377,6 +386,23 @@ def test_being_stopped_is_written_down_and_the_cycle_is_the_first_thing_after() 
     assert daemon.ledger.agendas[VM].retry_at == MONDAY + MINUTE
 
 
+def test_being_stopped_takes_seconds_even_if_nothing_can_be_given_back_in_order() -> None:
+    async def silent(vm: str, watch: Watch) -> None:
+        try:
+            await asyncio.sleep(1000)
+        finally:
+            for _ in range(4):  # servers that do not answer when something is closed
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(30)
+
+    daemon = Daemon(SettableClock(), silent)
+    daemon.run_for({VM: Every(86400), OTHER: Every(86400)}, MINUTE)
+    assert [run.outcome for run in daemon.ledger.runs.values()] == [Outcome.INTERRUPTED] * 2
+    ends = [stopped.ended_at for stopped in daemon.ledger.runs.values() if stopped.ended_at is not None]
+    assert max(ends) - MONDAY - MINUTE < timedelta(seconds=4)
+    assert daemon.given_up
+
+
 @pytest.mark.parametrize("hours", [-50, -1, 1, 50])
 def test_a_clock_that_is_set_makes_nobody_wait_for_a_time_that_has_been(hours: int) -> None:
     time = SettableClock()
@@ -435,3 +461,87 @@ def test_days_of_many_machines_lose_and_double_no_cycle() -> None:
         assert dues == sorted(set(dues))
         assert 47 <= len(dues) <= 48
         assert all(run.started_at - run.due_at < timedelta(seconds=1) for run in runs)
+
+
+def _moments(daemon: Daemon) -> list[str]:
+    """When the cycles began, but for the first one of a new machine, to the minute."""
+    return [f"{one.started_at:%m-%d %H:%M}" for one in daemon.ledger.of(VM)[1:]]
+
+
+@pytest.fixture
+def zone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A zone with summer time for this host, and back."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize(
+    ("start", "moments"),
+    [
+        ("2026-03-29", ["03-29 02:30", "03-30 02:30"]),  # an hour that Berlin does not have
+        ("2026-10-25", ["10-25 02:30", "10-26 02:30"]),  # one that it has twice
+        ("2028-02-28", ["02-28 02:30", "02-29 02:30"]),
+        ("2027-12-31", ["12-31 02:30", "01-01 02:30"]),
+    ],
+    ids=["spring", "autumn", "leap day", "new year"],
+)
+def test_cron_runs_once_a_day_whatever_the_day_and_the_zone_of_the_host(start: str, moments: list[str]) -> None:
+    daemon = Daemon(SettableClock(datetime.fromisoformat(start).replace(tzinfo=UTC)))
+    daemon.run_for({VM: CronSchedule(parse_cron("30 2 * * *"))}, timedelta(hours=27))
+    assert _moments(daemon) == moments
+    assert {one.missed for one in daemon.ledger.of(VM)} == {0}
+
+
+def test_host_that_slept_for_days_runs_one_cycle_that_counts_what_was_missed_and_goes_on_by_the_plan() -> None:
+    host = SettableClock()
+    daemon = Daemon(host)
+
+    async def sleep() -> None:
+        await asyncio.sleep(3600)
+        host.set_forward(timedelta(days=5))  # the steady clock stands still while a host sleeps
+
+    schedules: dict[str, Schedule] = {VM: CronSchedule(parse_cron("0 22 * * mon-fri")), OTHER: Every(300, 40)}
+    daemon.run_for(schedules, timedelta(hours=2), sleep)
+    woken, *_ = [one for one in daemon.ledger.of(VM) if one.missed]
+    assert (woken.due_at, woken.missed) == (MONDAY + timedelta(hours=22), 4)
+    assert woken.started_at - (MONDAY + timedelta(days=5, hours=1)) <= timedelta(seconds=5)
+    assert len(daemon.ledger.of(VM)) == 2
+    (late,) = [one for one in daemon.ledger.of(OTHER) if one.missed]
+    assert late.missed == 5 * 288 - 1
+    assert late.started_at - (MONDAY + timedelta(days=5, hours=1)) <= timedelta(seconds=5)
+    dues = [one.due_at for one in daemon.ledger.of(OTHER)]
+    assert dues == sorted(set(dues))
+    lost = (dues[-1] - dues[1]) / timedelta(seconds=300) + 1 - (len(dues) - 1) - late.missed
+    assert lost == 0
+
+
+@pytest.mark.parametrize("step_s", [-1.0, 1.0, -0.5, 0.5])
+def test_leap_seconds_and_slewed_clocks_neither_double_nor_lose_a_cycle(step_s: float) -> None:
+    host = SettableClock()
+    daemon = Daemon(host)
+
+    async def step() -> None:
+        for _ in range(50):
+            await asyncio.sleep(10.3)
+            host.set_forward(timedelta(seconds=step_s))
+
+    daemon.run_for({VM: Every(10)}, timedelta(seconds=600), step)
+    runs = daemon.ledger.of(VM)[1:]
+    dues = [one.due_at for one in runs]
+    assert dues == sorted(set(dues))
+    assert (
+        len(dues) + sum(one.missed for one in runs)
+        == (dues[-1] - dues[0]) / timedelta(seconds=10) + 1 + runs[-1].missed
+    )
+    assert not [event for event in daemon.events if isinstance(event, Trouble)]
+
+
+def test_machine_that_nobody_held_back_still_counts_what_it_missed_when_it_is_resumed() -> None:
+    waiting = Agenda(VM, due_at=MONDAY, failures=1, failure=failure_of(LOST, MONDAY), retry_at=MONDAY)
+    assert agendas.resumed(waiting, MONDAY + MINUTE) == waiting
+    held = replace(waiting, paused_at=MONDAY)
+    assert agendas.resumed(held, MONDAY + MINUTE) == replace(waiting, due_at=MONDAY + MINUTE)

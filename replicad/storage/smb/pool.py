@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from replicad.model.address import SmbAddress
@@ -47,6 +48,7 @@ class SmbPool:
     def __init__(self, endpoints: Mapping[str, Endpoint], warn: Callable[[str], None] = lambda text: None) -> None:
         self._closed = False
         self._warn = warn
+        self._connecting: set[asyncio.Task[object]] = set()
         self._slots = {name.casefold(): _Slot(endpoint) for name, endpoint in endpoints.items()}
 
     async def share(self, address: SmbAddress) -> SmbShare:
@@ -105,7 +107,8 @@ class SmbPool:
         if at is not None:  # where a server answers already: others must not wait longer for it than for an answer
             endpoint = replace(endpoint, connect_timeout_s=min(endpoint.connect_timeout_s, endpoint.timeout_s))
         try:
-            link = await connect(endpoint, previous_session_id, at)
+            with self._to_be_given_up():
+                link = await connect(endpoint, previous_session_id, at)
         except SignInError as refusal:
             slot.refusal, slot.refused_at_s = refusal, time.monotonic()
             raise
@@ -119,6 +122,27 @@ class SmbPool:
         if slot.users <= 0:
             await self._close(slot)
 
+    def give_up(self) -> None:
+        """Wait for no server any more: every call that is under way ends, and the servers close what is open there when
+        they notice. Does not block, and can be called again; the pool is to be closed all the same."""
+        self._closed = True
+        for slot in self._slots.values():
+            if slot.bundle is not None:
+                slot.bundle.discard()
+        for task in self._connecting:
+            task.cancel()
+
+    @contextmanager
+    def _to_be_given_up(self) -> Iterator[None]:
+        """A connection is being made, which is no slot's yet."""
+        if (task := asyncio.current_task()) is None:
+            raise RuntimeError("connections are made by tasks")
+        self._connecting.add(task)
+        try:
+            yield
+        finally:
+            self._connecting.discard(task)
+
     async def close(self) -> None:
         """Sign out everywhere, for good. Never raises because of a lost connection."""
         self._closed = True
@@ -131,9 +155,11 @@ class SmbPool:
             slot.users = 0
             if slot.bundle is not None and slot.bundle.condemned:
                 _give_up(slot)
-            bundle, slot.bundle = slot.bundle, None
-            if bundle is not None:
-                await bundle.close()
+            if slot.bundle is not None:
+                try:
+                    await slot.bundle.close()
+                finally:
+                    slot.bundle = None
 
     def _slot(self, address: SmbAddress) -> _Slot:
         slot = self._slots.get(address.server.casefold())
