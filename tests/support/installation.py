@@ -118,6 +118,19 @@ def _start(*arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
+def described_server(base: Path, name: str, server: Server) -> dict[str, Any]:
+    """What a configuration says of a server; its password is put into a file in `base`."""
+    password = base / f"{name}.pw"
+    password.touch(0o600)
+    password.write_text(server.samba.password)
+    return {
+        "address": server.samba.host,
+        "port": server.port or server.samba.port,
+        "username": server.samba.username,
+        "password_file": str(password),
+    }
+
+
 def install(
     base: Path,
     source: str,
@@ -129,17 +142,7 @@ def install(
 ) -> Installation:
     """Write the configuration. `options` are further keys of the virtual machine, `settings` of the whole."""
     base.mkdir(parents=True, exist_ok=True)
-    described = {}
-    for name, server in servers.items():
-        password = base / f"{name}.pw"
-        password.touch(0o600)
-        password.write_text(server.samba.password)
-        described[name] = {
-            "address": server.samba.host,
-            "port": server.port or server.samba.port,
-            "username": server.samba.username,
-            "password_file": str(password),
-        }
+    described = {name: described_server(base, name, server) for name, server in servers.items()}
     machine = {
         "source": source, "replica": replica, "disks": list(PATTERNS),
         "keep": {"latest": 10_000},  # what is asked is whether every point that was made is exact
