@@ -112,6 +112,9 @@ class _Scripted:
         """As `Cycles.latest_point`."""
         return None
 
+    def give_up(self) -> None:
+        """As `Cycles.give_up`."""
+
 
 @asynccontextmanager
 async def live_api(
