@@ -14,7 +14,7 @@ from replicad.cli.main import VERBS, group
 from replicad.model.errors import ReplicadError
 
 _CHECKOUT = Path(__file__).parents[2]
-_PAGES = ("README.md", "docs/operating.md", "docker/README.md")
+_PAGES = ("README.md", "docs/command-line.md", "docs/operating.md", "docker/README.md")
 
 
 def _commands() -> Iterator[tuple[str, str]]:
