@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support.live_api import unix_client
 
 _REPLICAD = [sys.executable, "-P", "-c", "import sys; from replicad.cli.main import main; sys.exit(main())"]
@@ -30,7 +32,7 @@ def _daemon(tmp_path: Path, config: Path) -> Iterator[subprocess.Popen[str]]:
     """One that is ready."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(tmp_path / "n"))
-        manager.settimeout(60)
+        manager.settimeout(110)
         environ = {**os.environ, "NOTIFY_SOCKET": str(tmp_path / "n")}
         with subprocess.Popen(_command(config), env=environ, stderr=subprocess.PIPE, text=True) as process:
             try:
@@ -51,6 +53,7 @@ def _configured(tmp_path: Path) -> Path:
     return config
 
 
+@pytest.mark.timeout(300)
 async def test_the_daemon_answers_when_it_is_ready_and_leaves_no_socket(tmp_path: Path) -> None:
     config = _configured(tmp_path)
     path = tmp_path / "s" / "api.sock"
@@ -67,11 +70,11 @@ async def test_the_daemon_answers_when_it_is_ready_and_leaves_no_socket(tmp_path
                 config.read_text(encoding="utf-8").replace("{sorce: /x}", "{source: /x, replica: /y}"), encoding="utf-8"
             )
             assert (await client.post("/reload")).json() == {"machines": 2}
-        second = subprocess.run(_command(config), capture_output=True, text=True, timeout=60, check=False)
+        second = subprocess.run(_command(config), capture_output=True, text=True, timeout=110, check=False)
         assert second.returncode == 11
         assert path.is_socket()
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=30)
         assert not path.exists()
-    assert process.returncode == 130, log
+    assert process.returncode == 0, log
     assert "Traceback" not in log
