@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import schemathesis
 from hypothesis import HealthCheck, given, settings
 
@@ -14,6 +15,7 @@ _HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 _EXAMPLES = 10
 
 
+@pytest.mark.timeout(500)
 def test_any_request_is_answered_as_the_schema_says(tmp_path: Path) -> None:
     port = free_port()
     with live_api_on_a_thread(configuration(tmp_path, ("web", "db"), tcp_port=port)):
