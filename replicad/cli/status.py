@@ -11,7 +11,6 @@ from replicad.model.progress import Observer, nobody
 
 from .options import complete_vm, config_option, json_option, load_configuration
 from .output import print_json, print_line, print_table
-from .working_here import say_no_daemon
 
 if TYPE_CHECKING:
     from replicad.model.health import Standing
@@ -51,8 +50,6 @@ def command(vm: str | None, watching: bool, config: Path | None, as_json: bool, 
 
     settings = load_configuration(config)
     machines = [settings.machine(vm)] if vm else list(settings.virtual_machines.values())
-    if not standalone:
-        say_no_daemon()
     rows = run_async(_look(settings, machines, nobody))
     _print([_facts(*row) for row in rows], as_json, from_daemon=False)
 

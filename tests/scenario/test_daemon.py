@@ -326,7 +326,8 @@ def local_machine(room: Path, name: str, **keys: Any) -> dict[str, Any]:
     source.mkdir()
     (room / "사본").mkdir(exist_ok=True)
     make_vhdx(source / "디스크.vhdx", 1)
-    return {"source": str(source), "replica": str(room / "사본"), "disks": ["*.vhdx"], "every": "1s", **keys}
+    replica, keep = str(room / "사본"), {"latest": 100_000}
+    return {"source": str(source), "replica": replica, "disks": ["*.vhdx"], "every": "1s", "keep": keep, **keys}
 
 
 def refused(daemon: Daemon, code: int) -> str:
