@@ -369,8 +369,8 @@ async def test_a_write_that_ends_after_a_flush_has_begun_is_flushed_by_the_next_
         async with asyncio.TaskGroup() as group:
             writing = [group.create_task(file.write(bytes(32 * MIB), number * 32 * MIB)) for number in (0, 1)]
             await until(lambda: min(relay.carried_bytes[number] for number in (0, 1)) > MIB)
-            await file.flush()
             assert not any(task.done() for task in writing)
+            await file.flush()
         before = [flushes(sent[number]) for number in (0, 1)]
         await file.flush()
         assert [flushes(sent[number]) for number in (0, 1)] == [count + 1 for count in before]
