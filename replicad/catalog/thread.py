@@ -6,9 +6,10 @@ import asyncio
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
-from replicad.model.errors import StuckError
+from replicad.storage.blocking import run_blocking, settled
 
 from .failures import from_os, from_row, from_sqlite
 from .rows import SenselessRowError
@@ -17,7 +18,6 @@ T = TypeVar("T")
 
 CALL_TIMEOUT_S = 60.0
 """For what takes milliseconds on a disk that works, and five seconds while another process writes."""
-_SETTLE_TIMEOUT_S = 30.0
 
 
 class CatalogThread:
@@ -29,31 +29,15 @@ class CatalogThread:
         self._closed = False
 
     async def run(self, op: str, call: Callable[[], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
-        """The result of `call`; errors of SQLite and of the operating system translated.
-
-        A call that is cancelled is not begun, or waited for until it has ended, for half a minute at most.
-        StuckError after `timeout_s`: the call may still take effect.
-        """
+        """The result of `call`, made as by `run_blocking`; errors of SQLite and of the operating system translated."""
         if self._closed:
             raise ValueError("the catalog is closed")
-        job = self._executor.submit(self._translated, op, call)
-        future = asyncio.wrap_future(job)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            job.cancel()
-            answer = f"the file system gave no answer within {timeout_s:g} s"
-            raise StuckError(op, self._subject, answer, "Check the disk and the kernel's log.") from None
-        except asyncio.CancelledError:
-            if not job.cancel():
-                await _settled(future)
-            raise
+        return await run_blocking(self._executor, op, self._subject, partial(self._translated, op, call), timeout_s)
 
     async def run_whatever_comes(self, op: str, call: Callable[[], None]) -> None:
         """As `run`, but begun and waited for even if the caller is cancelled (again), which it hears afterwards.
         Its error is not raised: it is for what only tidies up."""
-        await _settled(asyncio.wrap_future(self._executor.submit(self._translated, op, call)))
+        await settled(asyncio.wrap_future(self._executor.submit(self._translated, op, call)))
 
     async def close(self, op: str, call: Callable[[], None]) -> None:
         """Wait for what is under way, then make `call` the last one, and let the thread end. Errors of `call`."""
@@ -62,7 +46,7 @@ class CatalogThread:
         self._closed = True
         future = asyncio.wrap_future(self._executor.submit(self._translated, op, call))
         self._executor.shutdown(wait=False)
-        await _settled(future)
+        await settled(future)
         if future.done():
             future.result()
 
@@ -75,19 +59,3 @@ class CatalogThread:
             raise from_row(error, op, self._subject) from error
         except OSError as error:
             raise from_os(error, op, self._subject) from error
-
-
-async def _settled(future: asyncio.Future[T]) -> None:
-    """Wait until it is done, for half a minute at most; being cancelled meanwhile is raised in the end."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _SETTLE_TIMEOUT_S
-    cancelled: asyncio.CancelledError | None = None
-    while not future.done() and (left := deadline - loop.time()) > 0:
-        try:
-            await asyncio.wait([future], timeout=left)
-        except asyncio.CancelledError as error:
-            cancelled = error
-    if future.done() and not future.cancelled():
-        future.exception()
-    if cancelled is not None:
-        raise cancelled

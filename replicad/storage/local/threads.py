@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Lock
 from typing import Generic, TypeVar
 
-from replicad.model.errors import StuckError
+from replicad.storage.blocking import run_blocking
 
 from .errnos import translate
 
@@ -19,7 +19,6 @@ CALL_TIMEOUT_S = 120.0
 """For one read, write or change of names: a disk that takes longer is taken for dead."""
 FLUSH_TIMEOUT_S = 900.0
 """For what may have gigabytes to bring to the disk."""
-_SETTLE_TIMEOUT_S = 30.0
 _numbers = itertools.count(1)
 
 
@@ -41,27 +40,10 @@ class Threads:
         return self._executor
 
     async def run(self, op: str, subject: str, call: Callable[[], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
-        """The result of `call`, run on a thread; its OSError translated.
-
-        A call that is cancelled is not begun, or waited for until it has ended, so that the caller's buffer and
-        descriptor are its own again; only one that takes longer than half a minute goes on alone.
-        StuckError after `timeout_s`: the call may go on, and a buffer given to it must not be used any more.
-        """
+        """The result of `call`, made as by `run_blocking`; its OSError translated."""
         if self._closed:
             raise ValueError("the share is closed")
-        job = self._executor.submit(_translated, op, subject, call)
-        future = asyncio.wrap_future(job)
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await asyncio.shield(future)
-        except TimeoutError:
-            job.cancel()
-            answer = f"the file system gave no answer within {timeout_s:g} s"
-            raise StuckError(op, subject, answer, "Check the disk and the kernel's log.") from None
-        except asyncio.CancelledError:
-            if not job.cancel():
-                await _settled(future)
-            raise
+        return await run_blocking(self._executor, op, subject, partial(_translated, op, subject, call), timeout_s)
 
     async def acquire(self, op: str, subject: str, call: Callable[[], T], discard: Callable[[T], None]) -> T:
         """As `run`, for a result that must not be lost: `discard` gets it if the caller is no longer there to."""
@@ -113,15 +95,3 @@ def _translated(op: str, subject: str, call: Callable[[], T]) -> T:
         return call()
     except OSError as error:
         raise translate(error, op, subject) from error
-
-
-async def _settled(future: asyncio.Future[T]) -> None:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + _SETTLE_TIMEOUT_S
-    while not future.done() and (left := deadline - loop.time()) > 0:
-        try:
-            await asyncio.wait([future], timeout=left)
-        except asyncio.CancelledError:
-            continue  # the caller raises the first one as soon as the thread is out of the caller's buffer
-    if future.done() and not future.cancelled():
-        future.exception()
