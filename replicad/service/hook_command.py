@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from .hook_result import MAX_OUTPUT_BYTES, HookResult
+from .programs import NotStartedError, kill_if_running, start_program
 
 _LAST_OUTPUT_S = 1.0
 _MAX_VARIABLE_BYTES = 32 << 10
@@ -32,18 +33,15 @@ async def run_command(
     """
     watched = _Watched()
     try:
-        transport, _ = await asyncio.get_running_loop().subprocess_exec(
+        transport, _ = await start_program(
             lambda: watched,
-            *arguments,
+            arguments,
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
-            env=_environment(variables, environ),
-            start_new_session=os.name == "posix",
+            environ=_environment(variables, environ),
         )
-    except (OSError, ValueError) as error:
-        answer = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        return HookResult(f"it can't be started ({answer})")
+    except NotStartedError as error:
+        return HookResult(f"it {error}")
     failure: str | None = None
     try:
         try:
@@ -101,12 +99,7 @@ async def _end(transport: asyncio.SubprocessTransport, watched: _Watched) -> Non
     """Kill the group if its program still runs, and wait until that is gone; also when cancelled meanwhile."""
     cancelled: asyncio.CancelledError | None = None
     while not watched.exited.is_set():
-        if transport.get_returncode() is None:
-            with suppress(ProcessLookupError):
-                if os.name == "posix":
-                    os.killpg(transport.get_pid(), signal.SIGKILL)
-                else:
-                    transport.kill()
+        kill_if_running(transport)
         try:
             await watched.exited.wait()
         except asyncio.CancelledError as error:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import select
-import signal
 import stat
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from replicad.model.errors import ConfigError, TimedOutError, TransientError
+
+from .programs import NotStartedError, kill_if_running, start_program
 
 Warn = Callable[[str], None]
 
@@ -131,19 +131,11 @@ async def from_command(command: Sequence[str], server: str, timeout_s: float = T
     program = command[0]
     output = _Output()
     try:
-        transport, _ = await asyncio.get_running_loop().subprocess_exec(
-            lambda: output,
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            start_new_session=os.name == "posix",
+        transport, _ = await start_program(
+            lambda: output, command, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )
-    except (OSError, ValueError) as error:
-        answer = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise ConfigError(
-            "read", _subject(server), f"{program} can't be started ({answer})", "Check password_command."
-        ) from None
+    except NotStartedError as error:
+        raise ConfigError("read", _subject(server), f"{program} {error}", "Check password_command.") from None
     try:
         async with asyncio.timeout(timeout_s):
             await output.complete.wait()
@@ -187,11 +179,7 @@ async def _end(transport: asyncio.SubprocessTransport, output: _Output) -> None:
     """Kill what still runs, with whatever it has started in its session, and wait until it is gone."""
     try:
         if transport.get_returncode() is None:
-            with suppress(ProcessLookupError):
-                if os.name == "posix":
-                    os.killpg(transport.get_pid(), signal.SIGKILL)
-                else:
-                    transport.kill()
+            kill_if_running(transport)
             await output.exited.wait()
     finally:
         transport.close()
