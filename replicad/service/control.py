@@ -22,7 +22,7 @@ from .watch import Progress
 
 STATISTICS_SPAN = timedelta(days=1)
 _MOST_RUNS = 5_000
-_FRESH_S = 30.0
+_FRESH_S = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Control:
         return await self._catalog.runs(vm, since, limit, before)
 
     async def _statistics_of(self, vm: str) -> Statistics:
-        """Those of the last day, at most half a minute old: many ask, and little changes."""
+        """Those of the last day, at most ten minutes old unless a cycle ended since: many ask, and little changes."""
         now_s, known = self._clock.monotonic_s(), self._statistics.get(vm)
         if known is not None and now_s - known[0] < _FRESH_S:
             return known[1]

@@ -94,7 +94,7 @@ class Supervisor:
         self._most_at_once = most_at_once
         self._tell = tell
         self._machines: dict[str, _Machine] = {}
-        self._under_way: set[asyncio.Task[None]] = set()
+        self._under_way: dict[asyncio.Task[None], Attempt] = {}
         self._changed = asyncio.Event()
         self._ticked_at, self._ticked_s = clock.now(), clock.monotonic_s()
 
@@ -233,9 +233,8 @@ class Supervisor:
         step_s = (now - self._ticked_at).total_seconds() - passed_s
         self._ticked_at, self._ticked_s = now, now_s
         if passed_s > _SLEPT_S:
-            for machine in self._machines.values():
-                if machine.attempt is not None:
-                    machine.attempt.watch.moved_s += passed_s
+            for attempt in self._under_way.values():
+                attempt.watch.moved_s += passed_s
         if abs(step_s) < _CLOCK_STEP_S:
             return
         for vm, machine in self._machines.items():
@@ -244,8 +243,8 @@ class Supervisor:
 
     def _look_for_stalls(self) -> None:
         now_s = self._clock.monotonic_s()
-        for machine in self._machines.values():
-            if machine.attempt is not None and (trouble := machine.attempt.stop_if_stalled(now_s)) is not None:
+        for attempt in self._under_way.values():
+            if (trouble := attempt.stop_if_stalled(now_s)) is not None:
                 self._tell(trouble)
 
     def _begin(self, machine: _Machine, group: asyncio.TaskGroup) -> None:
@@ -257,7 +256,7 @@ class Supervisor:
         attempt = Attempt(run, Watch(self._clock.monotonic_s()), before.resync_requested, waiting=machine.asking)
         machine.attempt, machine.asking = attempt, []
         attempt.task = group.create_task(self._cycle(machine, attempt), name=f"cycle of {before.vm}")
-        self._under_way.add(attempt.task)
+        self._under_way[attempt.task] = attempt
 
     async def _cycle(self, machine: _Machine, attempt: Attempt) -> None:
         try:
@@ -276,7 +275,7 @@ class Supervisor:
         finally:
             machine.attempt, machine.last, machine.warnings = None, attempt.run.outcome, tuple(attempt.watch.warnings)
             if attempt.task is not None:
-                self._under_way.discard(attempt.task)
+                self._under_way.pop(attempt.task, None)
             self._changed.set()
             for future in attempt.waiting:
                 if not future.done():

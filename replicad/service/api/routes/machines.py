@@ -31,7 +31,12 @@ _STREAM = "text/event-stream"
 def machine_routes(control: Control, stop: Stop) -> APIRouter:
     """`/vms` and what lies below it."""
     router = APIRouter(tags=["machines"])
+    _add_looks(router, control)
+    _add_orders(router, control, stop)
+    return router
 
+
+def _add_looks(router: APIRouter, control: Control) -> None:
     @router.get("/vms", responses=answers(503))
     async def list_machines() -> list[MachineShape]:
         """All machines as they stand now, by name."""
@@ -58,6 +63,8 @@ def machine_routes(control: Control, stop: Stop) -> APIRouter:
             runs=[run_shape(run) for run in page], next_before=page[-1].number if len(runs) > limit else None
         )
 
+
+def _add_orders(router: APIRouter, control: Control, stop: Stop) -> None:
     @router.post(
         "/vms/{vm}/sync",
         status_code=202,
@@ -91,8 +98,6 @@ def machine_routes(control: Control, stop: Stop) -> APIRouter:
         """Let cycles begin again, after a pause or an error that only a person could mend."""
         await control.resume(vm)
         return machine_shape(await control.machine(vm))
-
-    return router
 
 
 def _wants_stream(accept: str) -> bool:
