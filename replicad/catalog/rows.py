@@ -26,11 +26,12 @@ _MICROSECOND = timedelta(microseconds=1)
 FAILURE_COLUMNS = ("failure_text", "failure_error", "failure_severity", "failure_at")
 RUN_COLUMNS = (
     "triggered_by", "due_at", "started_at", "missed", "ended_at", "outcome", "kind", "point", "scanned_bytes",
-    "changed_bytes", "sent_bytes", *FAILURE_COLUMNS,
+    "changed_bytes", "sent_bytes", *FAILURE_COLUMNS, "undo_bytes", "consistency", "point_time", "provenance",
+    "resumed", "attempts",
 )  # fmt: skip
 AGENDA_COLUMNS = (
     "due_at", "retry_at", "requested_at", "resync_requested", "failures", *FAILURE_COLUMNS, "paused_at",
-    "latest_number", "latest_time", "latest_consistency",
+    "latest_number", "latest_time", "latest_consistency", "left_at",
 )  # fmt: skip
 
 
@@ -48,13 +49,16 @@ def run_values(run: Run) -> tuple[Value, ...]:
     return (
         run.trigger, to_microseconds(run.due_at), to_microseconds(run.started_at), run.missed,
         _optional_microseconds(run.ended_at), run.outcome, run.kind, run.point, run.scanned_bytes, run.changed_bytes,
-        run.sent_bytes, *_failure_values(run.failure),
+        run.sent_bytes, *_failure_values(run.failure), run.undo_bytes, run.consistency,
+        _optional_microseconds(run.point_time), run.provenance, int(run.resumed), run.attempts,
     )  # fmt: skip
 
 
 def run_of(number: object, vm: object, row: Sequence[object]) -> Run:
     """The run in a row of `RUN_COLUMNS`. SenselessRowError."""
-    trigger, due_at, started_at, missed, ended_at, outcome, kind, point, scanned, changed, sent, *failure = row
+    trigger, due_at, started_at, missed, ended_at, outcome, kind, point, scanned, changed, sent, *rest = row
+    failure, made = rest[: len(FAILURE_COLUMNS)], rest[len(FAILURE_COLUMNS) :]
+    undo_bytes, consistency, point_time, provenance, resumed, attempts = made
     return Run(
         vm=_text(vm),
         trigger=_word(Trigger, trigger, Trigger.SCHEDULE),
@@ -69,6 +73,12 @@ def run_of(number: object, vm: object, row: Sequence[object]) -> Run:
         changed_bytes=_integer(changed),
         sent_bytes=_integer(sent),
         failure=_failure_of(failure),
+        undo_bytes=_integer(undo_bytes),
+        consistency=None if consistency is None else _word(Consistency, consistency, Consistency.FUZZY),
+        point_time=_optional_time(point_time),
+        provenance=None if provenance is None else _text(provenance),
+        resumed=bool(_integer(resumed)),
+        attempts=None if attempts is None else _integer(attempts),
         number=_integer(number),
     )
 
@@ -81,13 +91,14 @@ def agenda_values(agenda: Agenda) -> tuple[Value, ...]:
         _optional_microseconds(agenda.requested_at), int(agenda.resync_requested), agenda.failures,
         *_failure_values(agenda.failure), _optional_microseconds(agenda.paused_at),
         *((None,) * 3 if latest is None else (latest.number, to_microseconds(latest.time), latest.consistency)),
+        _optional_microseconds(agenda.left_at),
     )  # fmt: skip
 
 
 def agenda_of(vm: object, row: Sequence[object]) -> Agenda:
     """The agenda in a row of `AGENDA_COLUMNS`. SenselessRowError."""
     due_at, retry_at, requested_at, resync_requested, failures, *rest = row
-    paused_at, number, time, consistency = rest[len(FAILURE_COLUMNS) :]
+    paused_at, number, time, consistency, left_at = rest[len(FAILURE_COLUMNS) :]
     return Agenda(
         vm=_text(vm),
         due_at=_optional_time(due_at),
@@ -100,6 +111,7 @@ def agenda_of(vm: object, row: Sequence[object]) -> Agenda:
         latest=None
         if number is None
         else LatestPoint(_integer(number), _time(time), _word(Consistency, consistency, Consistency.FUZZY)),
+        left_at=_optional_time(left_at),
     )
 
 

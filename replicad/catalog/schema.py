@@ -77,7 +77,18 @@ _VERSION_1: Migration = (
     """,
 )
 
-MIGRATIONS: Sequence[Migration] = (_VERSION_1,)
+_VERSION_2: Migration = (
+    # Since when the machine is not in the configuration any more.
+    "ALTER TABLE agenda ADD COLUMN left_at INTEGER",
+    "ALTER TABLE run ADD COLUMN undo_bytes INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE run ADD COLUMN consistency TEXT",
+    "ALTER TABLE run ADD COLUMN point_time INTEGER",
+    "ALTER TABLE run ADD COLUMN provenance TEXT",
+    "ALTER TABLE run ADD COLUMN resumed INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE run ADD COLUMN attempts INTEGER",
+)
+
+MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2)
 """The nth leads from version n to n + 1; version 0 is an empty file. Those that were released never change."""
 
 

@@ -118,7 +118,7 @@ def _facts(report: CycleReport) -> dict[str, Any]:
         "sent_bytes": counted.sent_bytes,
         "undo_bytes": counted.undo_bytes,
         "duration_s": counted.duration_ms / 1000,
-        "provenance": "+".join(sorted({d.provenance.value for d in point.disks})),
+        "provenance": report.provenance,
         "resumed": report.resumed,
         "attempts": report.attempts,
         "warnings": list(point.warnings),
@@ -129,10 +129,9 @@ def _print_report(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    attempts = f" in {facts['attempts']} attempts" if (facts["attempts"] or 1) > 1 else ""
-    what = ", ".join(filter(None, (facts["kind"], facts["consistency"])))
+    attempts = f" in {facts['attempts']} attempts" if facts["attempts"] > 1 else ""
     print_line(
-        f"{facts['vm']}: point {facts['point']} ({what}) committed in "
+        f"{facts['vm']}: point {facts['point']} ({facts['kind']}, {facts['consistency']}) committed in "
         f"{human_duration(facts['duration_s'])}: {human_bytes(facts['scanned_bytes'])} read, "
         f"{human_bytes(facts['changed_bytes'])} changed, {human_bytes(facts['sent_bytes'])} sent{attempts}"
     )

@@ -43,7 +43,7 @@ def follow_cycle(daemon: Daemon, vm: str, *, resync: bool) -> dict[str, Any]:
             said = f"replicad: the cycle of {vm} goes on in the daemon; 'replicad status {vm}' tells how far it is"
             click.echo(printable(said), err=True)
         raise
-    return _facts(run, _latest_point(daemon, vm), heard.warnings)
+    return _facts(run, heard.warnings)
 
 
 class _Heard:
@@ -111,31 +111,22 @@ def _exit_code_of(name: str) -> int:
     return kind.exit_code if isinstance(kind, type) and issubclass(kind, ReplicadError) else ReplicadError.exit_code
 
 
-def _latest_point(daemon: Daemon, vm: str) -> Mapping[str, Any]:
-    """What the daemon knows of the latest point; nothing if it does not say."""
-    try:
-        return daemon.get(path_of(vm)).get("last_point") or {}
-    except ReplicadError:
-        return {}
-
-
-def _facts(run: Run, latest: Mapping[str, Any], warnings: list[str]) -> dict[str, Any]:
-    """As of a cycle that was run here; what a daemon does not tell of is None."""
-    point = latest if latest.get("number") == run["point"] else {}
+def _facts(run: Run, warnings: list[str]) -> dict[str, Any]:
+    """As of a cycle that was run here."""
     took = datetime.fromisoformat(run["ended_at"]) - datetime.fromisoformat(run["started_at"])
     return {
         "vm": run["vm"],
         "point": run["point"],
         "kind": run["kind"],
-        "consistency": run.get("consistency", point.get("consistency")),
-        "time": run.get("point_time", point.get("time")),
+        "consistency": run["consistency"],
+        "time": datetime.fromisoformat(run["point_time"]).isoformat(),
         "scanned_bytes": run["scanned_bytes"],
         "changed_bytes": run["changed_bytes"],
         "sent_bytes": run["sent_bytes"],
-        "undo_bytes": run.get("undo_bytes"),
+        "undo_bytes": run["undo_bytes"],
         "duration_s": max(0.0, took.total_seconds()),
-        "provenance": run.get("provenance"),
-        "resumed": run.get("resumed"),
-        "attempts": run.get("attempts"),
+        "provenance": run["provenance"],
+        "resumed": run["resumed"],
+        "attempts": run["attempts"],
         "warnings": warnings,
     }

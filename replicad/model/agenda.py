@@ -9,6 +9,9 @@ from .points import Consistency
 from .runs import Failure, Severity, Trigger
 from .schedule import LONGEST_RETRY_S, Schedule, retry_at
 
+FORGOTTEN_AFTER = timedelta(days=30)
+"""How long what was known of a machine is kept after it has left the configuration."""
+
 
 @dataclass(frozen=True, slots=True)
 class LatestPoint:
@@ -26,7 +29,7 @@ class Agenda:
     `due_at` is when the schedule wants a cycle next (None: it never does), `retry_at` when a failed one is tried again,
     `requested_at` when somebody asked for one that has not begun; with `resync_requested` it is to believe nothing.
     `failures` counts transient ones in a row, `failure` is what the last cycle ended with, None if it went well.
-    `paused_at` is since when no cycle begins by itself.
+    `paused_at` is since when no cycle begins by itself, `left_at` since when the machine is not kept any more.
     """
 
     vm: str
@@ -38,11 +41,12 @@ class Agenda:
     failure: Failure | None = None
     paused_at: datetime | None = None
     latest: LatestPoint | None = None
+    left_at: datetime | None = None
 
 
 def next_wanted(agenda: Agenda) -> datetime | None:
     """When a cycle is going to be wanted if nothing else happens; in the past if one is wanted already, None: never."""
-    if agenda.paused_at is not None:
+    if agenda.paused_at is not None or agenda.left_at is not None:
         return None
     if agenda.failure is not None and agenda.failure.severity is Severity.FINAL:
         return agenda.requested_at
@@ -105,12 +109,32 @@ def resumed(agenda: Agenda, now: datetime) -> Agenda:
     return replace(agenda, paused_at=None, due_at=due_at)
 
 
+def left(agenda: Agenda, now: datetime) -> Agenda:
+    """The agenda of a machine that nobody wants kept any more: a pause, and what its last cycle left, hold on."""
+    return replace(agenda, left_at=agenda.left_at or now)
+
+
+def is_forgotten(agenda: Agenda, now: datetime) -> bool:
+    """Whether the machine has been away for so long that it counts as a new one if it comes back."""
+    return agenda.left_at is not None and now - agenda.left_at > FORGOTTEN_AFTER
+
+
+def returned(agenda: Agenda, now: datetime) -> Agenda:
+    """The agenda once the machine is kept again: what was due meanwhile is due now, and was not missed."""
+    if agenda.left_at is None:
+        return agenda
+    due_at = max(agenda.due_at, now) if agenda.due_at is not None else None
+    return replace(agenda, due_at=due_at, left_at=None)
+
+
 def planned(agenda: Agenda | None, vm: str, schedule: Schedule, now: datetime) -> Agenda:
     """The agenda that goes with a schedule at `now`: for a daemon's start, a new configuration, and a clock that was
-    set. A machine that was never heard of is due at once; due times that passed stay in the past, as missed ones."""
+    set. A machine that was never heard of, or is forgotten, is due at once; due times that passed stay in the past, as
+    missed ones, but for those that passed while the machine was not kept."""
     following = schedule.next_after(now)
-    if agenda is None:
+    if agenda is None or is_forgotten(agenda, now):
         return Agenda(vm, due_at=now if following is not None else None)
+    agenda = returned(agenda, now)
     due_at = following if agenda.due_at is None or following is None else min(agenda.due_at, following)
     retry = min(agenda.retry_at, now + timedelta(seconds=LONGEST_RETRY_S)) if agenda.retry_at is not None else None
     return replace(agenda, due_at=due_at, retry_at=retry)

@@ -7,6 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from .errors import ConflictError, IntegrityError, LockedError, ReplicadError, SignInError, TransientError
+from .points import Consistency
 
 
 class Trigger(StrEnum):
@@ -68,8 +69,9 @@ def failure_of(error: ReplicadError, at: datetime) -> Failure:
 @dataclass(frozen=True, slots=True)
 class Run:
     """One cycle of a VM. `due_at` is when it was wanted; `missed` counts the due times that it stands for beside its
-    own. While it is under way `ended_at` and `outcome` are None; `kind`, `point` and the bytes are known of one that is
-    done."""
+    own. While it is under way `ended_at` and `outcome` are None; what comes after these, but for `failure`, is known
+    of one that is done. `provenance` is how it was known what may have changed; one that was `resumed` went on with
+    an earlier one, and `attempts` is how often it was begun itself (None: an older version ran it)."""
 
     vm: str
     trigger: Trigger
@@ -86,3 +88,9 @@ class Run:
     failure: Failure | None = None
     number: int = 0
     """Given by the catalog; 0: none yet."""
+    undo_bytes: int = 0
+    consistency: Consistency | None = None
+    point_time: datetime | None = None
+    provenance: str | None = None
+    resumed: bool = False
+    attempts: int | None = None

@@ -111,6 +111,8 @@ def ended(run: Run, agenda: Agenda, came: CycleReport | Failure | None, now: dat
             run = replace(
                 run, ended_at=now, outcome=Outcome.DONE, kind=point.kind.value, point=point.number,
                 scanned_bytes=counted.scanned_bytes, changed_bytes=counted.changed_bytes, sent_bytes=counted.sent_bytes,
+                undo_bytes=counted.undo_bytes, consistency=point.consistency, point_time=point.time,
+                provenance=came.provenance, resumed=came.resumed, attempts=came.attempts,
             )  # fmt: skip
             return run, agendas.ended_well(agenda, LatestPoint(point.number, point.time, point.consistency))
 

@@ -65,6 +65,12 @@ class CycleReport:
     statistics: Statistics
     attempts: int = 1
 
+    @property
+    def provenance(self) -> str:
+        """How it was known which parts of the disks may have changed; by more than one name, joined by `+`, where the
+        disks differ."""
+        return "+".join(sorted({disk.provenance.value for disk in self.point.disks}))
+
 
 @dataclass(slots=True)
 class Trail:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -10,10 +11,12 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.live_api import unix_client
+from tests.support.vhdx_builder import MIB, build
 
 _REPLICAD = [sys.executable, "-P", "-c", "import sys; from replicad.cli.main import main; sys.exit(main())"]
 CONFIGURATION = """\
@@ -78,3 +81,39 @@ async def test_the_daemon_answers_when_it_is_ready_and_leaves_no_socket(tmp_path
         assert not path.exists()
     assert process.returncode == 0, log
     assert "Traceback" not in log
+
+
+@pytest.mark.timeout(300)
+def test_sync_prints_the_same_of_a_cycle_that_the_daemon_runs_as_of_one_that_runs_here(tmp_path: Path) -> None:
+    config = _configured(tmp_path)
+    disk = tmp_path / "source" / "디스크.vhdx"
+    build().save(disk)
+
+    def changed(offset: int) -> None:
+        with disk.open("r+b") as file:
+            file.seek(offset)
+            file.write(b"x" * 100_000)
+
+    def replicad(*arguments: str) -> Any:
+        done = subprocess.run(
+            [*_REPLICAD, *arguments, "--config", str(config), "--json"],
+            capture_output=True, text=True, timeout=110, check=True,
+        )  # fmt: skip
+        return json.loads(done.stdout)
+
+    replicad("sync", "웹 서버")
+    changed(4 * MIB)
+    here = replicad("sync", "웹 서버")
+    changed(5 * MIB)
+    with _daemon(tmp_path, config):
+        there = replicad("sync", "웹 서버")
+        replicad("status")
+    assert (here["point"], there["point"], there["attempts"], there["resumed"]) == (2, 3, 1, False)
+    assert [(key, type(value)) for key, value in there.items()] == [(key, type(value)) for key, value in here.items()]
+    for key in ("vm", "kind", "consistency", "provenance", "warnings"):
+        assert there[key] == here[key], key
+    points = {point["number"]: point for point in replicad("points", "웹 서버")}
+    for told in (here, there):
+        point = points[told["point"]]
+        for key in ("time", "consistency", "undo_bytes", "sent_bytes", "changed_bytes"):
+            assert told[key] == point[key], key

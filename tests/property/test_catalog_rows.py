@@ -35,11 +35,13 @@ FAILURE = st.none() | st.builds(Failure, TEXT, NAME, st.sampled_from(Severity), 
 LATEST = st.none() | st.builds(LatestPoint, COUNT, TIME, st.sampled_from(Consistency))
 AGENDA = st.builds(
     Agenda, NAME, st.none() | TIME, st.none() | TIME, st.none() | TIME, st.booleans(), COUNT, FAILURE,
-    st.none() | TIME, LATEST,
+    st.none() | TIME, LATEST, st.none() | TIME,
 )  # fmt: skip
 RUN = st.builds(
     Run, NAME, st.sampled_from(Trigger), TIME, TIME, COUNT, st.none() | TIME, st.none() | st.sampled_from(Outcome),
-    st.none() | st.sampled_from(CycleKind), st.none() | COUNT, COUNT, COUNT, COUNT, FAILURE,
+    st.none() | st.sampled_from(CycleKind), st.none() | COUNT, COUNT, COUNT, COUNT, FAILURE, undo_bytes=COUNT,
+    consistency=st.none() | st.sampled_from(Consistency), point_time=st.none() | TIME, provenance=st.none() | NAME,
+    resumed=st.booleans(), attempts=st.none() | COUNT,
 )  # fmt: skip
 
 

@@ -128,7 +128,6 @@ PROGRESS: list[tuple[str, Any]] = [
 
 def test_sync_follows_the_daemons_cycle_and_reports_as_ever(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     api.story = [*PROGRESS, ("ended", run_ended(VM))]
-    api.machines[VM]["last_point"] = {"number": 8, "time": "2026-11-23T18:00:00Z", "consistency": "cold"}
     assert main(["sync", VM]) == 0
     out, err = capsys.readouterr()
     assert out == f"{VM}: point 8 (delta, cold) committed in 2.5 s: 64 MiB read, 3 MiB changed, 2 MiB sent\n"
@@ -136,9 +135,9 @@ def test_sync_follows_the_daemons_cycle_and_reports_as_ever(api: Api, capsys: py
     assert main(["sync", VM, "--resync", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts == {
-        "vm": VM, "point": 8, "kind": "delta", "consistency": "cold", "time": "2026-11-23T18:00:00Z",
-        "scanned_bytes": 64 * MIB, "changed_bytes": 3 * MIB, "sent_bytes": 2 * MIB, "undo_bytes": None,
-        "duration_s": 2.5, "provenance": None, "resumed": None, "attempts": None,
+        "vm": VM, "point": 8, "kind": "delta", "consistency": "cold", "time": "2026-11-23T18:00:00+00:00",
+        "scanned_bytes": 64 * MIB, "changed_bytes": 3 * MIB, "sent_bytes": 2 * MIB, "undo_bytes": MIB,
+        "duration_s": 2.5, "provenance": "full-scan", "resumed": False, "attempts": 1,
         "warnings": ["the clock went\nbackwards"],
     }  # fmt: skip
     orders = [body for request, body in api.asked if request.startswith("POST")]

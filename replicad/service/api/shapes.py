@@ -118,7 +118,8 @@ class FailureShape(_Shape):
 
 
 class RunShape(_Shape):
-    """A cycle. `ended_at` and `outcome` are null while it is under way; `kind` and `point` are of one that is done."""
+    """A cycle. `ended_at` and `outcome` are null while it is under way; `kind`, `point` and what is told of it are of
+    one that is done."""
 
     number: int
     vm: str
@@ -133,6 +134,16 @@ class RunShape(_Shape):
     scanned_bytes: int
     changed_bytes: int
     sent_bytes: int
+    undo_bytes: int
+    consistency: Consistency | None
+    """Of the point; null of cycles that an older version ran, as what follows."""
+    point_time: datetime | None
+    provenance: str | None
+    """How it was known what may have changed."""
+    resumed: bool
+    """Whether it went on with an earlier one."""
+    attempts: int | None
+    """How often it was begun."""
     failure: FailureShape | None
 
 
@@ -230,6 +241,12 @@ def run_shape(run: Run) -> RunShape:
         scanned_bytes=run.scanned_bytes,
         changed_bytes=run.changed_bytes,
         sent_bytes=run.sent_bytes,
+        undo_bytes=run.undo_bytes,
+        consistency=run.consistency,
+        point_time=run.point_time,
+        provenance=run.provenance,
+        resumed=run.resumed,
+        attempts=run.attempts,
         failure=FailureShape(text=failure.text, error=failure.error, severity=failure.severity, at=failure.at)
         if failure
         else None,
