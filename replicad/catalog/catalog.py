@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
 
+from replicad.model import agenda as agendas
 from replicad.model.agenda import Agenda
 from replicad.model.errors import NotFoundError
 from replicad.model.names import printable
@@ -58,21 +59,24 @@ class Catalog:
         """All that were saved and not forgotten, by VM."""
         return await self._run("read the due times in", agenda_table.read_agendas)
 
-    async def save_agenda(self, agenda: Agenda) -> None:
-        """Keep it in place of the VM's former one; on return it outlives a power failure, too."""
+    async def save_agenda(self, *changed: Agenda) -> None:
+        """Keep each in place of its VM's former one, all of them or none; on return they outlive a power failure, too,
+        for the price of one."""
 
         def save(connection: Connection) -> None:
             with _kept_in_a_power_failure(connection), transaction(connection):
-                agenda_table.save(connection, agenda)
+                for agenda in changed:
+                    agenda_table.save(connection, agenda)
 
         await self._run("note a due time in", save)
 
-    async def forget(self, vm: str) -> None:
-        """Drop the VM's agenda, durably as `save_agenda`; its history stays. Fine if there is none."""
+    async def forget(self, *vms: str) -> None:
+        """Drop the VMs' agendas, durably as `save_agenda`; their history stays. Fine if there are none."""
 
         def forget(connection: Connection) -> None:
             with _kept_in_a_power_failure(connection), transaction(connection):
-                agenda_table.remove(connection, vm)
+                for vm in vms:
+                    agenda_table.remove(connection, vm)
 
         await self._run("forget a VM in", forget)
 
@@ -111,14 +115,19 @@ class Catalog:
         await self._end(run, agenda)
 
     async def interrupted_runs(self, now: datetime) -> tuple[Run, ...]:
-        """Close all runs that are under way as interrupted; as they are then, the oldest first.
+        """Close all runs that are under way as interrupted, and have their VMs go on with them at once; the runs as
+        they are then, the oldest first.
 
         For a daemon that starts and has none itself: whoever keeps two daemons from using one catalog does so before.
         """
 
         def interrupt(connection: Connection) -> tuple[Run, ...]:
             with transaction(connection):
-                return run_table.interrupt_all(connection, now)
+                closed = run_table.interrupt_all(connection, now)
+                known = agenda_table.read_agendas(connection) if closed else {}
+                for vm in {run.vm for run in closed} & known.keys():
+                    agenda_table.save(connection, agendas.interrupted(known[vm], now))
+                return closed
 
         return await self._run("close what a daemon left under way in", interrupt)
 

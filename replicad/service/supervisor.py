@@ -39,8 +39,11 @@ _HURRY_EVERY_S = 0.25
 class Memory(Protocol):
     """What outlives the daemon; `replicad.catalog` is one. All of a call is written, or nothing."""
 
-    async def save_agenda(self, agenda: Agenda) -> None:
-        """In place of the machine's last one."""
+    async def save_agenda(self, *changed: Agenda) -> None:
+        """In place of their machines' last ones."""
+
+    async def forget(self, *vms: str) -> None:
+        """Have no agenda of these machines any more."""
 
     async def begin_run(self, run: Run) -> Run:
         """The same, with its number. The agenda stays as it is: until the end the cycle is still wanted."""
@@ -107,16 +110,20 @@ class Supervisor:
     ) -> None:
         """Keep these machines, and no others, from now on; `remembered` is what is known of them from before.
 
-        Cycles of those that are gone are stopped, and waited for; others go on as they began. The machines that are
-        `changed` get another chance: what only a person could mend is taken for mended.
+        Cycles of those that are gone are stopped, and waited for; others go on as they began. What was known of those
+        that are gone is kept for a while: a pause holds when they come back. The machines that are `changed` get
+        another chance: what only a person could mend is taken for mended.
         """
         self._most_at_once = most_at_once
-        now = self._clock.now()
+        away = {vm: agenda for vm, agenda in remembered.items() if vm not in schedules}
         for vm in [vm for vm in self._machines if vm not in schedules]:
             gone = self._machines.pop(vm)
             gone.give_up_asking()
             await self._stop(gone)
+            away[vm] = gone.agenda
             self._tell(MachineChanged(vm))
+        now = self._clock.now()
+        changes = [agendas.left(agenda, now) for agenda in away.values() if agenda.left_at is None]
         for vm, schedule in schedules.items():
             known = self._machines.get(vm)
             before = known.agenda if known else remembered.get(vm)
@@ -127,8 +134,14 @@ class Supervisor:
                 self._machines[vm] = known = _Machine(schedule, agenda, agendas.next_wanted(agenda))
             known.schedule = schedule
             if agenda != before:
-                await self._turn(known, agenda)
+                known.turn_to(agenda)
+                changes.append(agenda)
+                self._tell(MachineChanged(vm))
         self._changed.set()
+        if changes:
+            await self._remember(self._memory.save_agenda(*changes))
+        if forgotten := [vm for vm, agenda in away.items() if agendas.is_forgotten(agenda, now)]:
+            await self._remember(self._memory.forget(*forgotten))
 
     def machines(self) -> tuple[str, ...]:
         """Their names, sorted."""

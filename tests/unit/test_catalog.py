@@ -18,9 +18,10 @@ from replicad.catalog import runs as table
 from replicad.catalog.catalog import Catalog, open_catalog
 from replicad.catalog.runs import Bounds
 from replicad.catalog.schema import MIGRATIONS, migrate, version_of
-from replicad.model.agenda import Agenda
+from replicad.model.agenda import Agenda, LatestPoint
 from replicad.model.errors import BusyError, FormatVersionError, NotFoundError, PermanentError
-from replicad.model.runs import Outcome, Run, Trigger
+from replicad.model.points import Consistency
+from replicad.model.runs import Failure, Outcome, Run, Severity, Trigger
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -111,6 +112,26 @@ async def test_runs_under_way_at_a_death_are_closed_as_interrupted_once(path: Pa
         assert await catalog.runs() == (*reversed(closed), done)
 
 
+async def test_machine_whose_cycle_was_under_way_at_a_death_is_wanted_at_once_though_its_due_time_has_moved(
+    path: Path,
+) -> None:
+    """As after a reload in the middle of it: then the agenda is saved as it is while the cycle runs."""
+    ahead = Agenda("가", due_at=NOW + 60 * MINUTE)
+    async with open_catalog(path, fail) as catalog:
+        await finish(catalog)
+        await catalog.save_agenda(ahead)
+        await begin(catalog, "가")
+        await begin(catalog, "never saved")
+    async with open_catalog(path, fail) as catalog:
+        await catalog.interrupted_runs(NOW + MINUTE)
+    async with open_catalog(path, fail) as catalog:  # it died again before anything began
+        assert await catalog.interrupted_runs(NOW + 2 * MINUTE) == ()
+        assert await catalog.agendas() == {
+            "웹 01": Agenda("웹 01", due_at=NOW + 5 * MINUTE),
+            "가": replace(ahead, retry_at=NOW + MINUTE),
+        }
+
+
 async def test_a_run_that_nobody_began_can_not_end_and_changes_nothing(path: Path) -> None:
     async with open_catalog(path, fail) as catalog:
         run = replace(await begin(catalog), number=99, ended_at=NOW, outcome=Outcome.DONE)
@@ -159,7 +180,7 @@ async def test_file_shrinks_when_history_goes(path: Path) -> None:
         connection.execute(
             "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)"
             " INSERT INTO run SELECT NULL, vm_id, triggered_by, due_at, started_at, missed, ended_at, outcome, kind,"
-            " point, 0, 0, 0, printf('%.200c', 'x'), 'E', 'final', 0 FROM run, n"
+            " point, 0, 0, 0, printf('%.200c', 'x'), 'E', 'final', 0, 0, NULL, NULL, NULL, 0, NULL FROM run, n"
         )
     connection.close()
     large = path.stat().st_size
@@ -181,11 +202,12 @@ async def test_fleet_of_a_thousand_vms_stays_small_and_its_cycles_end_at_a_low_p
         connection.execute(
             "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?)"
             " INSERT INTO run SELECT NULL, vm_id, triggered_by, due_at, started_at, missed, ended_at, 'done', 'delta',"
-            " n, 1 << 40, 1 << 30, 1 << 30, NULL, NULL, NULL, NULL FROM n, run",
+            " n, 1 << 40, 1 << 30, 1 << 30, NULL, NULL, NULL, NULL, 1 << 30, 'crash', started_at, 'full-scan', 0, 1"
+            " FROM n, run",
             (runs_of_vm - 1,),
         )
     connection.close()
-    assert path.stat().st_size < vms * runs_of_vm * 160
+    assert path.stat().st_size < vms * runs_of_vm * 190
     bounds = Bounds(runs=vms * runs_of_vm, least_of_vm=1)
     async with open_catalog(path, fail, bounds=bounds) as catalog:
         took_s: list[float] = []
@@ -197,7 +219,7 @@ async def test_fleet_of_a_thousand_vms_stays_small_and_its_cycles_end_at_a_low_p
         assert len(await catalog.runs("vm 0", limit=1000)) == runs_of_vm
     # Tenths of a millisecond where nothing else runs; the bound is for a machine with much else to do.
     assert statistics.median(took_s) < 0.02
-    assert path.stat().st_size < vms * runs_of_vm * 160
+    assert path.stat().st_size < vms * runs_of_vm * 190
 
 
 def test_no_question_reads_the_whole_history() -> None:
@@ -294,6 +316,39 @@ async def test_catalog_of_a_newer_version_is_refused_and_left_alone(path: Path) 
     assert path.read_bytes() == before
 
 
+async def test_catalog_of_the_version_before_is_read_and_gone_on_with(path: Path) -> None:
+    path.parent.mkdir()
+    connection = sqlite3.connect(path)
+    connection.executescript((Path(__file__).parents[1] / "support" / "catalog_version_1.sql").read_text())
+    connection.close()
+    failure = Failure(
+        "cannot write 'it''s': the connection was lost", "UnreachableError", Severity.TRANSIENT, NOW + MINUTE
+    )  # fmt: skip
+    done = Run(
+        "웹 서버 🖥", Trigger.SCHEDULE, NOW, NOW, 2, NOW + MINUTE, Outcome.DONE, "delta", 7, 64 << 20, 3 << 20, 2 << 20,
+        number=1,
+    )  # fmt: skip
+    failed = Run("db", Trigger.RETRY, NOW, NOW, 0, NOW + MINUTE, Outcome.FAILED, failure=failure, number=2)
+    async with open_catalog(path, fail) as catalog:
+        (closed,) = await catalog.interrupted_runs(NOW + 6 * MINUTE)
+        assert closed.number == 3
+        assert await catalog.runs() == (closed, failed, done)
+        assert await catalog.agendas() == {
+            "웹 서버 🖥": Agenda(
+                "웹 서버 🖥", NOW + 5 * MINUTE, NOW + 6 * MINUTE, latest=LatestPoint(7, NOW, Consistency.COLD)
+            ),
+            "db": Agenda("db", NOW + 5 * MINUTE, NOW + 2 * MINUTE, failures=1, failure=failure),
+            "쉬는 기계": Agenda("쉬는 기계", requested_at=NOW, resync_requested=True, paused_at=NOW),
+        }  # fmt: skip
+        made = replace(
+            await begin(catalog), ended_at=NOW, outcome=Outcome.DONE, undo_bytes=5, consistency=Consistency.CRASH,
+            point_time=NOW, provenance="full-scan", resumed=True, attempts=2,
+        )  # fmt: skip
+        await catalog.end_run(made)
+    async with open_catalog(path, fail) as catalog:
+        assert await catalog.runs(limit=1) == (made,)
+
+
 def test_migrations_are_done_whole_or_not_at_all(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "c", isolation_level=None)
     migrate(connection)
@@ -301,10 +356,10 @@ def test_migrations_are_done_whole_or_not_at_all(tmp_path: Path) -> None:
     add = "ALTER TABLE vm ADD COLUMN note TEXT NOT NULL DEFAULT '새'"
     with pytest.raises(sqlite3.OperationalError):
         migrate(connection, [*MIGRATIONS, [add], ["no SQL"]])
-    assert version_of(connection) == 1
+    assert version_of(connection) == len(MIGRATIONS)
     assert connection.execute("SELECT * FROM vm").fetchall() == [(1, "웹", 0)]
     migrate(connection, [*MIGRATIONS, [add]])
-    assert version_of(connection) == 2
+    assert version_of(connection) == len(MIGRATIONS) + 1
     assert connection.execute("SELECT * FROM vm").fetchall() == [(1, "웹", 0, "새")]
     connection.close()
 

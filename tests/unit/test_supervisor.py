@@ -50,10 +50,16 @@ class Ledger:
     runs: dict[int, Run] = field(default_factory=dict)
     broken: ReplicadError | None = None
 
-    async def save_agenda(self, agenda: Agenda) -> None:
+    async def save_agenda(self, *changed: Agenda) -> None:
         await asyncio.sleep(0)
         self._write()
-        self.agendas[agenda.vm] = agenda
+        self.agendas |= {agenda.vm: agenda for agenda in changed}
+
+    async def forget(self, *vms: str) -> None:
+        await asyncio.sleep(0)
+        self._write()
+        for vm in vms:
+            self.agendas.pop(vm, None)
 
     async def begin_run(self, run: Run) -> Run:
         await asyncio.sleep(0)
@@ -342,6 +348,68 @@ def test_a_machine_that_is_gone_is_stopped_and_others_go_on() -> None:
     daemon.run_for({VM: Every(600), OTHER: Every(600)}, 5 * MINUTE, remove)
     assert [run.outcome for run in daemon.ledger.of(VM)] == [Outcome.INTERRUPTED]
     assert [run.outcome for run in daemon.ledger.of(OTHER)] == [Outcome.DONE]
+
+
+def test_pause_outlives_a_while_out_of_the_configuration_and_due_times_of_that_while_are_not_missed() -> None:
+    daemon = Daemon(SettableClock())
+
+    async def leave_and_return() -> None:
+        await asyncio.sleep(100)
+        await daemon.supervisor.pause(VM)
+        await daemon.keep({})
+        away = daemon.ledger.agendas
+        assert {agenda.left_at for agenda in away.values()} == {MONDAY + timedelta(seconds=100)}
+        await asyncio.sleep(86400)
+        await daemon.keep({OTHER: Every(600)})
+        await asyncio.sleep(86400)
+        await daemon.keep({VM: Every(600), OTHER: Every(600)})
+        assert daemon.supervisor.look(VM).agenda.paused_at == MONDAY + timedelta(seconds=100)
+        assert {agenda.left_at for agenda in daemon.ledger.agendas.values()} == {None}
+        await asyncio.sleep(1000)
+        await daemon.supervisor.resume(VM)
+
+    daemon.run_for({VM: Every(600), OTHER: Every(600)}, timedelta(days=3), leave_and_return)
+    assert daemon.starts(VM)[:3] == [0, 173900, 174000]
+    assert daemon.starts(OTHER)[:3] == [0, 86500, 87000]
+    assert {run.missed for run in daemon.ledger.runs.values()} == {0}
+
+
+def test_machine_that_leaves_in_the_middle_of_its_cycle_goes_on_with_it_when_it_returns() -> None:
+    async def slow(vm: str, watch: Watch) -> None:
+        await asyncio.sleep(50)
+
+    daemon = Daemon(SettableClock(), slow)
+
+    async def leave_and_return() -> None:
+        await asyncio.sleep(10)
+        await daemon.keep({})
+        await asyncio.sleep(90)
+        await daemon.keep({VM: Every(86400)})
+
+    daemon.run_for({VM: Every(86400)}, 5 * MINUTE, leave_and_return)
+    assert daemon.starts() == [0, 100]
+    assert [(run.trigger, run.outcome) for run in daemon.ledger.of(VM)] == [
+        (Trigger.SCHEDULE, Outcome.INTERRUPTED), (Trigger.RETRY, Outcome.DONE),
+    ]  # fmt: skip
+
+
+def test_machine_that_was_away_for_more_than_a_month_is_a_new_one() -> None:
+    daemon = Daemon(SettableClock())
+
+    async def leave_for_good() -> None:
+        await daemon.supervisor.pause(VM)
+        await daemon.keep({OTHER: OnRequest()})
+        daemon.time.sleep(timedelta(days=30))
+        await daemon.keep({OTHER: OnRequest()})
+        assert VM in daemon.ledger.agendas
+        daemon.time.sleep(timedelta(seconds=1))
+        await daemon.keep({OTHER: OnRequest()})
+        assert VM not in daemon.ledger.agendas
+        await daemon.keep({VM: Every(86400, 1)})
+        await asyncio.sleep(1)
+
+    daemon.run_for({VM: Every(86400, 1)}, MINUTE, leave_for_good)
+    assert daemon.starts() == [30 * 86400 + 1]
 
 
 def test_a_cycle_in_which_nothing_moves_is_begun_again_and_one_that_moves_is_left_alone() -> None:
