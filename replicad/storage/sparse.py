@@ -37,7 +37,8 @@ class SparseBytes:
     """A growing array of bytes in pages; a page that is missing reads as zeros.
 
     With `volatile`, it remembers the state at the last `flush` and what each page and the size have been since. Pages
-    are immutable, so that all of these share what has not changed. Bytes of a page beyond the size are always zero.
+    are immutable, so that all of these share what has not changed, and are kept without the zeros at their end: a share
+    of many small files takes no more memory than they do. Bytes of a page beyond the size are always zero.
     """
 
     def __init__(self, room: Room, *, volatile: bool) -> None:
@@ -57,8 +58,9 @@ class SparseBytes:
         while done < count:
             index, start = divmod(offset + done, PAGE_BYTES)
             length = min(PAGE_BYTES - start, count - done)
-            page = self.pages.get(index, _ZEROS)
-            view[done : done + length] = memoryview(page)[start : start + length]
+            part = memoryview(self.pages.get(index, b""))[start : start + length]
+            view[done : done + len(part)] = part
+            view[done + len(part) : done + length] = memoryview(_ZEROS)[: length - len(part)]
             done += length
         return count
 
@@ -140,8 +142,8 @@ class SparseBytes:
         old = self.pages.get(index)
         if old is None:
             self._room.take()
-            old = _ZEROS
-        self.pages[index] = b"".join((old[:start], data, old[start + len(data) :]))
+            old = b""
+        self.pages[index] = b"".join((old[:start].ljust(start, b"\0"), data, old[start + len(data) :])).rstrip(b"\0")
         self._touch(index)
 
     def _drop(self, index: int) -> None:
@@ -170,5 +172,5 @@ def _survivor(versions: list[bytes | None], luck: Random) -> bytes | None:
     parts = []
     for start, end in pairwise((0, *cuts, PAGE_BYTES)):
         version = luck.choice(versions)
-        parts.append((version if version is not None else _ZEROS)[start:end])
-    return b"".join(parts)
+        parts.append((version or b"")[start:end].ljust(end - start, b"\0"))
+    return b"".join(parts).rstrip(b"\0")
