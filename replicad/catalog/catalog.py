@@ -16,8 +16,10 @@ from replicad.model.agenda import Agenda
 from replicad.model.errors import NotFoundError
 from replicad.model.names import printable
 from replicad.model.runs import Run
+from replicad.model.statistics import Statistics
 
 from . import agendas as agenda_table
+from . import figures
 from . import runs as run_table
 from .file import OPEN, open_file
 from .runs import BOUNDS, Bounds
@@ -141,6 +143,12 @@ class Catalog:
         return await self._run(
             "read the history of cycles in",
             lambda connection: run_table.read_runs(connection, vm, since, limit, before),
+        )
+
+    async def statistics(self, vm: str, rpo_s: int | None, since: datetime, until: datetime) -> Statistics:
+        """What the VM's cycles came to after `since` and not after `until`. `rpo_s` None: there is no objective."""
+        return await self._run(
+            "count the cycles in", lambda connection: figures.statistics(connection, vm, rpo_s, since, until)
         )
 
     async def _end(self, run: Run, agenda: Agenda | None) -> None:

@@ -12,16 +12,15 @@ from replicad.model.agenda import Agenda, next_wanted
 from replicad.model.clock import Clock
 from replicad.model.health import Circumstances, Standing, standing
 from replicad.model.runs import Outcome, Run
-from replicad.model.statistics import Statistics, summarise
+from replicad.model.statistics import Statistics
 from replicad.settings import Settings
 
-from .events import CycleEnded, Event
+from .events import CycleEnded, Event, MachineChanged
 from .hub import Hub
 from .supervisor import Glance, Supervisor
 from .watch import Progress
 
 STATISTICS_SPAN = timedelta(days=1)
-_MOST_RUNS = 5_000
 _FRESH_S = 600.0
 
 
@@ -61,6 +60,8 @@ class Control:
         self.hub = hub
         hub.listen(self._hear)
         self._statistics: dict[str, tuple[float, Statistics]] = {}
+        self._ended: dict[str, int] = {}
+        """How many cycles have ended: whether one did while somebody counted."""
 
     def names(self) -> tuple[str, ...]:
         """All machines, sorted."""
@@ -124,15 +125,21 @@ class Control:
         now_s, known = self._clock.monotonic_s(), self._statistics.get(vm)
         if known is not None and now_s - known[0] < _FRESH_S:
             return known[1]
-        now = self._clock.now()
-        since = now - STATISTICS_SPAN
+        now, ended = self._clock.now(), self._ended.get(vm, 0)
         machine = self._settings().virtual_machines.get(vm)
-        runs = await self._catalog.runs(vm, since - STATISTICS_SPAN, _MOST_RUNS)
-        statistics = summarise(runs, machine.rpo_s if machine is not None else None, since, now)
-        self._statistics[vm] = (now_s, statistics)
+        rpo_s = machine.rpo_s if machine is not None else None
+        statistics = await self._catalog.statistics(vm, rpo_s, now - STATISTICS_SPAN, now)
+        if self._ended.get(vm, 0) == ended:
+            self._statistics[vm] = (now_s, statistics)
         return statistics
 
     def _hear(self, event: Event) -> None:
-        """What was counted before a cycle ended is old."""
+        """What was counted before a cycle ended is old; nothing is kept of machines that are gone."""
         if isinstance(event, CycleEnded):
-            self._statistics.pop(event.run.vm, None)
+            vm = event.run.vm
+            self._statistics.pop(vm, None)
+            self._ended[vm] = self._ended.get(vm, 0) + 1
+        elif isinstance(event, MachineChanged):
+            self._statistics.pop(event.vm, None)
+            if event.vm not in self._settings().virtual_machines:
+                self._ended.pop(event.vm, None)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from replicad.catalog import runs as table
+from replicad.catalog.figures import statistics
+from replicad.catalog.schema import migrate, transaction
 from replicad.model.runs import Outcome, Run, Trigger
 from replicad.model.statistics import Statistics, summarise
 
@@ -89,6 +94,21 @@ def test_the_objective_is_kept_in_the_seconds_in_which_the_latest_point_is_young
         ]
         kept += bool(committed) and now < max(committed)[1] + timedelta(seconds=rpo_s)
     assert (found.judged, found.kept) == (timedelta(seconds=judged), timedelta(seconds=kept))
+
+
+@given(histories(), histories(), objectives, cuts)
+def test_the_catalog_counts_as_the_model_does(
+    mine: list[Run], others: list[Run], rpo_s: int | None, cut: list[int]
+) -> None:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(connection)
+    since, until = at(cut[0]), at(cut[2])
+    with transaction(connection):
+        for one in (*mine, *(replace(one, vm="다른 기계") for one in others)):
+            table.begin(connection, one)
+    known = [one for one in mine if one.started_at >= since - (until - since)]
+    assert statistics(connection, VM, rpo_s, since, until) == summarise(known, rpo_s, since, until)
+    connection.close()
 
 
 def test_a_day_with_a_gap_is_told_as_it_was() -> None:
