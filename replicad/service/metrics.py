@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Summa
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 from replicad import __version__
 from replicad.model.agenda import Agenda
@@ -30,7 +31,7 @@ _VM = ["vm"]
 
 
 @dataclass(slots=True)
-class _Counts:
+class Counts:
     """What the cycles of one machine came to."""
 
     ended: dict[Outcome, int] = field(default_factory=lambda: dict.fromkeys(Outcome, 0))
@@ -60,14 +61,14 @@ class Figures:
 
     def __init__(self, log_lines_dropped: Callable[[], int]) -> None:
         self._log_lines_dropped = log_lines_dropped
-        self._counts: dict[str, _Counts] = {}
+        self._counts: dict[str, Counts] = {}
         self._process = CollectorRegistry(auto_describe=False)
         ProcessCollector(registry=self._process)
 
     def hear(self, event: Event) -> None:
         """As a listener of the hub."""
         if isinstance(event, CycleEnded):
-            self._counts.setdefault(event.run.vm, _Counts()).add(event.run)
+            self._counts.setdefault(event.run.vm, Counts()).add(event.run)
 
     async def exposition(self, control: Control) -> bytes:
         """All figures of the machines that are kept now, in the text format (CONTENT_TYPE), in UTF-8."""
@@ -75,19 +76,37 @@ class Figures:
         there = {view.vm for view in views}
         for vm in self._counts.keys() - there:
             del self._counts[vm]
-        counts = {vm: deepcopy(self._counts.get(vm, _Counts())) for vm in sorted(there)}
-        registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Picture(views, counts, control.most_at_once, self._log_lines_dropped()))
-        # With 1,000 machines it is 1.6 MB, which take 150 ms.
-        return await asyncio.to_thread(lambda: generate_latest(registry) + generate_latest(self._process))
+        counts = {vm: deepcopy(self._counts.get(vm, Counts())) for vm in sorted(there)}
+        picture = Picture(views, counts, control.most_at_once, self._log_lines_dropped())
+        # With 1,000 machines it is 1.8 MB, which take some 100 ms.
+        return await asyncio.to_thread(lambda: text_of(picture) + generate_latest(self._process))
+
+
+def text_of(collector: Collector) -> bytes:
+    """What `generate_latest` makes of figures such as those here, in a third of the time."""
+    lines: list[str] = []
+    escaped: dict[str, str] = {}
+    for family in collector.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        lines.append(f"# HELP {name} {family.documentation}\n# TYPE {name} {family.type}\n")
+        for sample in family.samples:
+            labels = []
+            for key, value in sorted(sample.labels.items()):
+                if (text := escaped.get(value)) is None:
+                    text = escaped[value] = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
+                labels.append(f'{key}="{text}"')
+            braces = f"{{{','.join(labels)}}}" if labels else ""
+            value_text = floatToGoString(sample.value)  # type: ignore[no-untyped-call]  # as the library has it
+            lines.append(f"{sample.name}{braces} {value_text}\n")
+    return "".join(lines).encode()
 
 
 @dataclass(frozen=True, eq=False)
-class _Picture(Collector):
+class Picture(Collector):
     """The figures of one moment."""
 
     views: list[MachineView]
-    counts: dict[str, _Counts]
+    counts: dict[str, Counts]
     most_at_once: int
     log_lines_dropped: int
 
@@ -164,7 +183,7 @@ class _Picture(Collector):
             family.add_metric([vm], value)
         return family
 
-    def _counter(self, name: str, text: str, of: Callable[[_Counts], int]) -> Metric:
+    def _counter(self, name: str, text: str, of: Callable[[Counts], int]) -> Metric:
         family = CounterMetricFamily(f"replicad_{name}", text, labels=_VM)
         for vm, counts in self.counts.items():
             family.add_metric([vm], of(counts))
