@@ -24,10 +24,11 @@ class ConfiguredCycles:
     """Runs cycles as the configuration says that was taken last; those under way go on with the one before, but for
     the bandwidth."""
 
-    def __init__(self, settings: Settings, ctx: Context) -> None:
+    def __init__(self, settings: Settings, ctx: Context, shares: type[Shares] = Shares) -> None:
         self._settings = settings
         self._limits = BandwidthLimits(settings)
         self._ctx = ctx
+        self._kind = shares
         self._open: set[Shares] = set()
 
     def apply(self, settings: Settings) -> None:
@@ -39,7 +40,7 @@ class ConfiguredCycles:
         """As `Cycles.run`."""
         machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=watch.hear)
         async with self._shares(
-            Shares(self._settings, observe=watch.hear, limits=self._limits, meter=watch.meter)
+            self._kind(self._settings, observe=watch.hear, limits=self._limits, meter=watch.meter)
         ) as shares:
             opened = await open_machine(machine, shares, ctx.clock, resync=resync)
             return await replicate_with_retries(opened.job, opened.source, opened.replica, ctx)
@@ -48,7 +49,7 @@ class ConfiguredCycles:
         """As `Cycles.latest_point`."""
         machine = self._settings.machine(vm)
         try:
-            async with self._shares(Shares(self._settings)) as shares:
+            async with self._shares(self._kind(self._settings)) as shares:
                 seen = await look_at_replica(await shares.open_replica(machine), vm)
         except ReplicadError:
             return None

@@ -22,6 +22,7 @@ from .alone import the_only_one
 from .announcing import Announcer
 from .api.doors import Door, open_doors
 from .api.server import serve
+from .compose import Shares
 from .control import Control, MachineView
 from .cycles import ConfiguredCycles
 from .hooks import HookRunner
@@ -44,13 +45,17 @@ def _none_dropped() -> int:
 
 
 async def run_daemon(
-    path: Path, environ: Mapping[str, str], log_lines_dropped: Callable[[], int] = _none_dropped
+    path: Path,
+    environ: Mapping[str, str],
+    log_lines_dropped: Callable[[], int] = _none_dropped,
+    shares: type[Shares] = Shares,
 ) -> None:
     """Keep the machines of the configuration at `path`, and answer at its API, until cancelled.
 
     SIGHUP has it read the file again. When it is cancelled, cycles under way are stopped and written down as
     interrupted. SettingsError if the file is wrong, LockedError if another daemon works in the same state directory,
-    and what opening the catalog and the API's sockets raises. `log_lines_dropped` is for its figures.
+    and what opening the catalog and the API's sockets raises. `log_lines_dropped` is for its figures, and `shares` is
+    what opens the shares of its cycles.
     """
     settings = load(path, environ)
     notifier = Notifier.from_environment(environ)
@@ -66,7 +71,7 @@ async def run_daemon(
         hooks = HookRunner(settings.hooks)
         announcer = Announcer(hooks.tell)
         figures = Figures(log_lines_dropped)
-        cycles, hub = ConfiguredCycles(settings, ctx), Hub(announcer.hear, figures.hear)
+        cycles, hub = ConfiguredCycles(settings, ctx, shares), Hub(announcer.hear, figures.hear)
         supervisor = Supervisor(cycles, catalog, ctx.clock, settings.max_concurrent, hub.tell)
         await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
         configuration = _Configuration(path, environ, settings, cycles, hooks, supervisor, catalog, notifier)

@@ -144,6 +144,8 @@ class Site:
 
     base: Path
     daemons: list[Daemon] = field(default_factory=list)
+    program: tuple[str, ...] = ("-c", _PROGRAM, "run")
+    """What Python is to run as a daemon."""
 
     @property
     def config(self) -> Path:
@@ -173,7 +175,7 @@ class Site:
         path = self.base / f"daemon {len(self.daemons) + 1}.log"
         with path.open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, "run", "--config", str(self.config), "--log-format", "json"],
+                [sys.executable, *self.program, "--config", str(self.config), "--log-format", "json"],
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr, cwd=self.base,
                 env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
             )  # fmt: skip
@@ -226,10 +228,10 @@ def moment_of(event: Facts) -> datetime:
 
 
 @contextmanager
-def site(base: Path) -> Iterator[Site]:
-    """A new place; what runs there in the end is killed."""
+def site(base: Path, *program: str) -> Iterator[Site]:
+    """A new place; what runs there in the end is killed. Another `program` than `replicad run` takes its options."""
     base.mkdir(parents=True)
-    made = Site(base)
+    made = Site(base, program=program) if program else Site(base)
     try:
         yield made
     finally:
