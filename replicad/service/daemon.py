@@ -15,7 +15,7 @@ from replicad.model.clock import Clock
 from replicad.model.errors import ConfigError, ReplicadError
 from replicad.model.health import Health
 from replicad.model.progress import ProgressEvent, Warned
-from replicad.settings import Settings
+from replicad.settings import LogSettings, Settings
 from replicad.settings.load import load
 
 from .alone import the_only_one
@@ -44,20 +44,27 @@ def _none_dropped() -> int:
     return 0
 
 
+def _no_log(_: LogSettings) -> None:
+    pass
+
+
 async def run_daemon(
     path: Path,
     environ: Mapping[str, str],
     log_lines_dropped: Callable[[], int] = _none_dropped,
+    apply_log: Callable[[LogSettings], None] = _no_log,
     shares: type[Shares] = Shares,
 ) -> None:
     """Keep the machines of the configuration at `path`, and answer at its API, until cancelled.
 
     SIGHUP has it read the file again. When it is cancelled, cycles under way are stopped and written down as
     interrupted. SettingsError if the file is wrong, LockedError if another daemon works in the same state directory,
-    and what opening the catalog and the API's sockets raises. `log_lines_dropped` is for its figures, and `shares` is
-    what opens the shares of its cycles.
+    and what opening the catalog and the API's sockets raises. `log_lines_dropped` is for its figures; `apply_log` is
+    told what the configuration says of the log, at first and whenever it is taken; `shares` is what opens the shares of
+    its cycles.
     """
     settings = load(path, environ)
+    apply_log(settings.log)
     notifier = Notifier.from_environment(environ)
     async with AsyncExitStack() as stack:
         stack.callback(notifier.close)
@@ -74,7 +81,7 @@ async def run_daemon(
         cycles, hub = ConfiguredCycles(settings, ctx, shares), Hub(announcer.hear, figures.hear)
         supervisor = Supervisor(cycles, catalog, ctx.clock, settings.max_concurrent, hub.tell)
         await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
-        configuration = _Configuration(path, environ, settings, cycles, hooks, supervisor, catalog, notifier)
+        configuration = _Configuration(path, environ, settings, cycles, hooks, supervisor, catalog, notifier, apply_log)
         control = Control(lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub)
         watcher = _Watcher(control, notifier, announcer, ctx.clock)
         await _live(supervisor, configuration, control, hooks, watcher, figures, doors)
@@ -93,12 +100,13 @@ class _Configuration:
         supervisor: Supervisor,
         catalog: Catalog,
         notifier: Notifier,
+        apply_log: Callable[[LogSettings], None],
     ) -> None:
         self.settings = settings
         self.triggers: TriggerDirectory | None = None
         self._path, self._environ = path, environ
         self._cycles, self._hooks, self._supervisor = cycles, hooks, supervisor
-        self._catalog, self._notifier = catalog, notifier
+        self._catalog, self._notifier, self._apply_log = catalog, notifier, apply_log
         self._reloading = asyncio.Lock()
 
     async def reload(self) -> None:
@@ -123,6 +131,7 @@ class _Configuration:
                 "Restart it instead.",
             )  # fmt: skip
         self.settings = after
+        self._apply_log(after.log)
         self._cycles.apply(after)
         self._hooks.apply(after.hooks)
         remembered = await self._catalog.agendas()

@@ -30,6 +30,7 @@ import structlog
 from structlog.dev import Column, ConsoleRenderer, KeyValueColumnFormatter
 from structlog.typing import EventDict, WrappedLogger
 
+from .library_logs import heard_from_libraries
 from .passwords import Secret
 
 MAX_WAITING = 2_000
@@ -67,35 +68,62 @@ def logging_to(
     log_format: LogFormat = LogFormat.AUTO,
     environ: Mapping[str, str] = os.environ,
     max_waiting: int = MAX_WAITING,
-) -> Iterator[LineWriter]:
+) -> Iterator[Log]:
     """Send all events to `stream` (stderr), which must have a descriptor, until the end of the block.
 
-    Events below `level` are left out. At the end what waits is written, for at most two seconds, and the logging of the
-    process is again as it was. One at a time.
+    Events below `level` are left out; level and format may be changed in between. At the end what waits is written, for
+    at most two seconds, and the logging of the process is again as it was. One at a time.
     """
-    if level not in LEVELS:
-        raise ValueError(f"{level!r} is no level; there are {', '.join(LEVELS)}")
-    stream = sys.stderr if stream is None else stream
-    in_journal = is_journal(stream, environ)
-    as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and in_journal)
-    coloured = not as_json and stream.isatty() and not environ.get("NO_COLOR")
-    render = _renderer(as_json, coloured, in_journal)
-    writer = LineWriter(stream.fileno(), lambda count: render(_processed(_dropped(count))), max_waiting)
-    number = logging.getLevelNamesMapping()[level.upper()]
     before = structlog.get_config()
-    structlog.configure(
-        processors=[*_CHAIN, lambda _, __, event: render(event)],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        context_class=dict,
-        logger_factory=lambda *names: _Logger(writer, *names),
-        cache_logger_on_first_use=False,
-    )
+    log = Log(sys.stderr if stream is None else stream, environ, max_waiting)
     try:
-        with _libraries(_Handler(writer, render, max(number, logging.WARNING))):
-            yield writer
+        log.apply(level, log_format)
+        with heard_from_libraries(log.hear):
+            yield log
     finally:
         structlog.configure(**before)
-        writer.close(_FLUSH_TIMEOUT_S)
+        log.close()
+
+
+class Log:
+    """The log of this process, as `logging_to` gives it."""
+
+    def __init__(self, stream: TextIO, environ: Mapping[str, str], max_waiting: int) -> None:
+        self._in_journal = is_journal(stream, environ)
+        self._in_colour = stream.isatty() and not environ.get("NO_COLOR")
+        self._render: Render = _quoted
+        self._least = logging.NOTSET
+        self._writer = LineWriter(stream.fileno(), lambda count: self._render(_processed(_dropped(count))), max_waiting)
+
+    @property
+    def dropped(self) -> int:
+        """As of `LineWriter`."""
+        return self._writer.dropped
+
+    def apply(self, level: str, log_format: LogFormat) -> None:
+        """From now on leave out events below `level`, and write in this form; loggers to which values are bound go on
+        as they were made. ValueError if there is no such level."""
+        if level not in LEVELS:
+            raise ValueError(f"{level!r} is no level; there are {', '.join(LEVELS)}")
+        self._least = logging.getLevelNamesMapping()[level.upper()]
+        as_json = log_format is LogFormat.JSON or (log_format is LogFormat.AUTO and self._in_journal)
+        self._render = _renderer(as_json, self._in_colour and not as_json, self._in_journal)
+        structlog.configure(
+            processors=[*_CHAIN, lambda _, __, event: self._render(event)],
+            wrapper_class=structlog.make_filtering_bound_logger(self._least),
+            context_class=dict,
+            logger_factory=lambda *names: _Logger(self._writer, *names),
+            cache_logger_on_first_use=False,
+        )
+
+    def hear(self, level: str, number: int, event: EventDict) -> None:
+        """Write what a library says, if its level (also as a number of `logging`) is high enough."""
+        if number >= self._least:
+            self._writer.put(self._render(_processed(event, level if level in LEVELS else "warning")))
+
+    def close(self) -> None:
+        """Write what waits, for at most two seconds."""
+        self._writer.close(_FLUSH_TIMEOUT_S)
 
 
 def is_journal(stream: TextIO, environ: Mapping[str, str]) -> bool:
@@ -346,48 +374,3 @@ def _quoted(value: object) -> str:
 
 def _escaped(character: str) -> str:
     return json.dumps(character)[1:-1] if character != "\x7f" else "\\u007f"
-
-
-# --- the logging of libraries -----------------------------------------------------------------------------------------
-
-
-class _Handler(logging.Handler):
-    """Takes the records of libraries into the same lines."""
-
-    def __init__(self, writer: LineWriter, render: Render, level: int) -> None:
-        super().__init__(level)
-        self._writer = writer
-        self._render = render
-
-    def emit(self, record: logging.LogRecord) -> None:
-        try:
-            text = record.getMessage()
-        except Exception as error:  # noqa: BLE001 - a library's slip in a message is no reason to fail
-            text = f"{record.msg!s} (its arguments don't fit: {type(error).__name__})"
-        event: EventDict = {"event": text, "logger": record.name}
-        if record.exc_info:
-            event["exc_info"] = record.exc_info
-        name = record.levelname.lower()
-        self._writer.put(self._render(_processed(event, name if name in LEVELS else "warning")))
-
-
-@contextmanager
-def _libraries(handler: logging.Handler) -> Iterator[None]:
-    """Send what libraries log to `handler`, and nothing to where it went before."""
-    root, access = logging.getLogger(), logging.getLogger("uvicorn.access")
-    handlers, level, is_off = list(root.handlers), root.level, access.disabled
-    for one in handlers:
-        root.removeHandler(one)
-    root.addHandler(handler)
-    root.setLevel(handler.level)
-    access.disabled = True
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        access.disabled = is_off
-        root.removeHandler(handler)
-        for one in handlers:
-            root.addHandler(one)
-        root.setLevel(level)

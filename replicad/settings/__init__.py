@@ -13,7 +13,18 @@ from typing import Any
 from replicad.model.retention import Keep
 
 from .find import find_config
-from .model import Consistency, Hook, HookCommand, Hooks, HookUrl, Server, Settings, TcpAccess, VirtualMachine
+from .model import (
+    Consistency,
+    Hook,
+    HookCommand,
+    Hooks,
+    HookUrl,
+    LogSettings,
+    Server,
+    Settings,
+    TcpAccess,
+    VirtualMachine,
+)
 from .problems import Problem, SettingsError
 
 __all__ = [
@@ -23,6 +34,7 @@ __all__ = [
     "HookUrl",
     "Hooks",
     "Keep",
+    "LogSettings",
     "Problem",
     "Server",
     "Settings",

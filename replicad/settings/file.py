@@ -23,6 +23,8 @@ from .model import (
     DEFAULT_CONNECTIONS,
     DEFAULT_DISKS,
     DEFAULT_HOOK_TIMEOUT_S,
+    LOG_FORMATS,
+    LOG_LEVELS,
     Hook,
 )
 from .problems import WrongError
@@ -248,6 +250,21 @@ class ApiGroup(_Group):
     """File that holds the secret by which a client shows that it may; only its owner should be able to read it."""
 
 
+class LogGroup(_Group):
+    """What the daemon writes to its log, on stderr."""
+
+    level: Annotated[
+        str,
+        *_reads(lambda value: values.choice(value, LOG_LEVELS), {"enum": list(LOG_LEVELS), "default": "info"}),
+    ] = "info"
+    """What is less important than this is left out. `replicad run --log-level` has precedence."""
+    format: Annotated[
+        str,
+        *_reads(lambda value: values.choice(value, LOG_FORMATS), {"enum": list(LOG_FORMATS), "default": "auto"}),
+    ] = "auto"
+    """`auto`: JSON for systemd's journal, and text elsewhere. `replicad run --log-format` has precedence."""
+
+
 class SettingsFile(_Group):
     """The configuration of replicad."""
 
@@ -265,6 +282,7 @@ class SettingsFile(_Group):
     """How many virtual machines are replicated at a time, at most."""
     hooks: HooksGroup = HooksGroup()
     api: ApiGroup = ApiGroup()
+    log: LogGroup = LogGroup()
     servers: Annotated[
         dict[str, ServerGroup], Field(json_schema_extra={"propertyNames": {"pattern": values.SERVER_NAME_PATTERN}})
     ] = {}

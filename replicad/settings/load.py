@@ -17,13 +17,14 @@ from .file import (
     ConsistencyGroup,
     HooksGroup,
     KeepGroup,
+    LogGroup,
     ServerGroup,
     SettingsFile,
     VerifyGroup,
     VirtualMachineGroup,
 )
 from .find import MAX_FILE_BYTES, default_state_dir
-from .model import DEFAULT_PORT, Consistency, Hooks, Server, Settings, TcpAccess, VirtualMachine
+from .model import DEFAULT_PORT, Consistency, Hooks, LogSettings, Server, Settings, TcpAccess, VirtualMachine
 from .problems import Key, Problem, SettingsError, WrongError, key_text, kind, nearest, shown
 from .rules import Finding, broken_rules
 
@@ -31,10 +32,12 @@ from .rules import Finding, broken_rules
 _MEANT = {
     "schedule": "every", "interval": "every", "destination": "replica", "target": "replica", "host": "address",
     "user": "username", "retention": "keep", "vms": "virtual_machines", "directory": "source", "path": "source",
+    "logging": "log", "log_level": "log", "log_format": "log", "loglevel": "log",
 }  # fmt: skip
 _EXAMPLES = {
     "consistency": "{method: none}", "keep": "{latest: 12, daily: 7}", "verify": "{every: 7d}",
     "api": "{listen: 127.0.0.1:8600, token_file: /etc/replicad/api.token}",
+    "log": "{level: info, format: auto}",
     "hooks": '{on_failure: ["/usr/local/bin/tell", "admin"]}',
 }  # fmt: skip
 _MISSING = {
@@ -72,6 +75,7 @@ def parse(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
         max_concurrent=group.max_concurrent,
         hooks=_hooks(group.hooks),
         api=_api(group.api),
+        log=LogSettings(group.log.level, group.log.format),
         servers=MappingProxyType({name: _server(name, one) for name, one in group.servers.items()}),
         virtual_machines=MappingProxyType({name: _machine(name, one) for name, one in group.virtual_machines.items()}),
     )
@@ -178,6 +182,8 @@ def _group_at(key: Key) -> type[BaseModel]:
         return HooksGroup
     if key[0] == "api":
         return ApiGroup
+    if key[0] == "log":
+        return LogGroup
     match key[2:]:
         case ("consistency",):
             return ConsistencyGroup

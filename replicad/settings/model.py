@@ -25,6 +25,8 @@ DEFAULT_PORT = 445
 DEFAULT_CONNECTIONS = 2
 DEFAULT_CONCURRENT = 4
 DEFAULT_HOOK_TIMEOUT_S = 30
+LOG_LEVELS = ("debug", "info", "warning", "error")
+LOG_FORMATS = ("auto", "text", "json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,14 @@ class Hooks:
 
 
 @dataclass(frozen=True, slots=True)
+class LogSettings:
+    """What the daemon's log leaves out, and how it is written: one of LOG_LEVELS and one of LOG_FORMATS."""
+
+    level: str = "info"
+    format: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
 class TcpAccess:
     """A loopback address on which the daemon answers beside its Unix socket, to whoever knows the token in a file."""
 
@@ -157,6 +167,7 @@ class Settings:
     max_concurrent: int = DEFAULT_CONCURRENT
     hooks: Hooks = field(default_factory=Hooks)
     api: TcpAccess | None = None
+    log: LogSettings = field(default_factory=LogSettings)
     servers: Mapping[str, Server] = field(default_factory=lambda: MappingProxyType({}))
     virtual_machines: Mapping[str, VirtualMachine] = field(default_factory=lambda: MappingProxyType({}))
 

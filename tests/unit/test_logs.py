@@ -136,6 +136,28 @@ def test_events_below_the_level_are_left_out(tmp_path: Path) -> None:
         pass
 
 
+def test_level_and_form_can_be_changed_while_loggers_are_there(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream, logging_to(stream, environ={}) as log:
+        ours, library = structlog.get_logger("room"), logging.getLogger("library")
+        ours.info("text")
+        library.warning("text")
+        log.apply("error", LogFormat.JSON)
+        ours.info("no")
+        library.warning("no")
+        ours.error("json", vm="웹")
+        library.error("json")
+        with pytest.raises(ValueError, match="'loud' is no level"):
+            log.apply("loud", LogFormat.TEXT)
+        log.apply("debug", LogFormat.JSON)
+        ours.debug("again")
+    text, more, *objects = _lines(tmp_path / "log")
+    assert text.endswith("room: text")
+    assert more.endswith("library: text")
+    assert [(one["logger"], one["event"]) for one in map(json.loads, objects)] == [
+        ("room", "json"), ("library", "json"), ("room", "again"),
+    ]  # fmt: skip
+
+
 def test_libraries_are_heard_from_warnings_up_and_their_access_lines_never(tmp_path: Path) -> None:
     before = logging.getLogger().handlers[:]
     with _to_file(tmp_path / "log", level="debug", log_format=LogFormat.JSON):
