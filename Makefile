@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 4
 
-.PHONY: help setup packages demo test check bench soak clean
+.PHONY: help setup packages demo test check bench soak reference clean
 .DEFAULT_GOAL := help
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make check   ruff, mypy --strict, import-linter"
 	@echo "make bench   measurements beside other programs; BENCH=--quick for the short ones (docs/performance.md)"
 	@echo "make soak    the long tests"
+	@echo "make reference   write anew what is made from the program: schema, manual pages, completion in shells"
 
 setup: packages $(VENV)/.installed
 
@@ -44,6 +45,10 @@ soak: setup
 bench: setup
 	@bash .ci/debian-packages $(PYTHON) rclone=/usr/bin/rclone rsync=/usr/bin/rsync xxhash=/usr/bin/xxhsum
 	@$(BIN)/python -m benchmarks $(BENCH)
+
+reference: setup
+	$(BIN)/replicad schema > config/replicad.schema.json
+	$(BIN)/python -m tools
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -87,6 +87,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     garbage collection.
     """
     flags = {"debug": False}
+    if "_REPLICAD_COMPLETE" in os.environ:
+        from . import completion  # noqa: F401 - what it does at its import is wanted, and only here
     is_whole_process = arguments is None
     if is_whole_process:
         _leave_no_memory_behind()

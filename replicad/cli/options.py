@@ -126,10 +126,12 @@ def load_configuration_if_any(config: Path | None) -> Settings | None:
 
 def complete_vm(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
     """The names of virtual machines that begin so, for the shell's completion; none where there is no configuration."""
-    from replicad.model.errors import ReplicadError
+    from replicad.model.errors import ConfigError
+    from replicad.settings.find import find_config
+    from replicad.settings.machine_names import machine_names
 
     try:
-        names = load_configuration(context.params.get("config")).virtual_machines
-    except ReplicadError:
+        names = machine_names(find_config(context.params.get("config"), os.environ))
+    except ConfigError:
         return []
     return [name for name in names if name.startswith(incomplete)]

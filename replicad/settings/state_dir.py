@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .find import MAX_FILE_BYTES, default_state_dir
 
-_ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
+ODD = re.compile("[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029]")
 """What YAML refuses, or may take for the end of a line."""
 _COMMENT = re.compile(r"(?:^|\s)#.*")
 _QUOTED = re.compile(r"""(?<=[\s\[{,])(?:'[^']*'|"[^"\\]*")""")
@@ -55,7 +55,7 @@ def quick_state_dir(text: str) -> str | None:
     if text.startswith("{"):
         return _of_json(text)
     text = text.replace("\r\n", "\n")
-    if _ODD.search(text):
+    if ODD.search(text):
         return None
     lines = [line for line in text.removeprefix("---\n").split("\n") if line.strip() and not line.startswith("#")]
     if lines and not _KEY.match(lines[0]):
@@ -65,13 +65,14 @@ def quick_state_dir(text: str) -> str | None:
             match = _STATE_DIR.fullmatch(line)
             # A value may go on in lines that are indented.
             return match[1] or match[2] or match[3] if match and following[:1] not in (" ", "\t") else None
-        if _leaves_something_open(line) or not (line[0] == " " or _KEY.match(line)):
+        if leaves_something_open(line) or not (line[0] == " " or _KEY.match(line)):
             return None
     return ""
 
 
-def _leaves_something_open(line: str) -> bool:
-    """Whether it may: a line that is written in an odd way is taken for one that does."""
+def leaves_something_open(line: str) -> bool:
+    """Whether a line of YAML may leave a quoted text or a bracket open; one that is written in an odd way is taken for
+    one that does."""
     if not _OPENING.search(line):
         return False
     rest = _QUOTED.sub("", _COMMENT.sub("", line))

@@ -1,0 +1,1 @@
+"""What is made from the program and shipped beside it: manual pages and files for completion in shells."""
