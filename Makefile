@@ -40,6 +40,7 @@ test: check
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not soak'
 
 soak: setup
+	@bash .ci/debian-packages $(PYTHON) debootstrap=/usr/sbin/debootstrap
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m soak --timeout 3600
 
 bench: setup
