@@ -210,9 +210,11 @@ def _about_failure(agenda: Agenda, around: Circumstances, rpo_s: int | None, now
         return []
     if _wants_resync(failure):
         until = "" if around.running else "; nothing is sent until it is asked for"
-        return [(Health.CRITICAL, f"a resynchronisation is required{until}: {failure.text}")]
+        then = "" if around.running else f" 'replicad sync {agenda.vm} --resync' asks for it."
+        return [(Health.CRITICAL, f"a resynchronisation is required{until}: {failure.text}{then}")]
     if failure.severity is Severity.FINAL and around.running is None:
-        return [(Health.CRITICAL, f"nothing is sent until somebody has seen to this: {failure.text}")]
+        then = f"When that is done: 'replicad resume {agenda.vm}'."
+        return [(Health.CRITICAL, f"nothing is sent until somebody has seen to this: {failure.text} {then}")]
     health = Health.CRITICAL
     if failure.severity is Severity.TRANSIENT:
         lag_tells = agenda.latest is not None and rpo_s is not None

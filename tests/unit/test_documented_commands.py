@@ -12,6 +12,7 @@ import pytest
 
 from replicad.cli.main import VERBS, group
 from replicad.model.errors import ReplicadError
+from replicad.model.health import Health, State
 
 _CHECKOUT = Path(__file__).parents[2]
 _PAGES = ("README.md", "docs/command-line.md", "docs/operating.md", "docker/README.md")
@@ -59,6 +60,15 @@ def test_links_lead_to_files_and_headings(page: str) -> None:
         if heading:
             headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             assert heading in {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}, link
+
+
+def test_the_operating_guide_knows_every_state_and_health() -> None:
+    text = (_CHECKOUT / "docs/operating.md").read_text(encoding="utf-8")
+    part = text[text.index("## Reading `status`") : text.index("## When only the replica is left")]
+    rows = set(re.findall(r"^\| `([a-z-]+)` \|", part, re.MULTILINE))
+    not_yet = set(re.findall(r"`([a-z-]+)`", part[part.index("`disabled`") : part.index("are the names of states")]))
+    assert rows == ({state.value for state in State} - not_yet) | {health.value for health in Health}
+    assert not_yet <= {state.value for state in State}
 
 
 def test_the_operating_guide_knows_every_exit_code() -> None:

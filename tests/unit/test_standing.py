@@ -78,7 +78,12 @@ def test_each_error_has_its_state_its_health_and_its_own_sentence(
     assert (found.state, found.health) == (state, health)
     [reason] = found.reasons
     assert reason.startswith(begin)
-    assert reason.endswith(": cannot write web.vhdx: the answer was no. Do this.")
+    then = {
+        "nothing": f" When that is done: 'replicad resume {VM}'.",
+        "a resynchronisation": f" 'replicad sync {VM} --resync' asks for it.",
+    }
+    end = next((text for start, text in then.items() if begin.startswith(start)), "")
+    assert reason.endswith(f": cannot write web.vhdx: the answer was no. Do this.{end}")
 
 
 def test_a_vm_that_is_up_to_date_is_normal_and_says_nothing() -> None:
