@@ -21,6 +21,7 @@ from replicad.storage.port import Share
 from replicad.tracking.port import ChangeSource, SnapshotFile
 
 from .context import Context
+from .covered import Covered
 from .damage import Damage, Part, Verification
 from .mending import NOWHERE_ELSE, Content, mend_content, mend_manifest, mend_undo_log
 from .opening import OpenedReplica, opened_replica
@@ -29,34 +30,35 @@ from .verify import verify_opened
 _INTERRUPTED = "a cycle was interrupted: this is repaired only after the next 'replicad sync'"
 
 
-async def verify_and_repair(share: Share, vm_dir: str, source: ChangeSource, ctx: Context) -> Verification:
+async def verify_and_repair(
+    share: Share, vm_dir: str, source: ChangeSource, ctx: Context, covered: Covered | None = None
+) -> Verification:
     """Verify the whole replica, then mend what can be mended; the rest stays in the report as not repaired, with why.
 
-    Raises as `verify` does. A source that can't be held now mends nothing, and is no error.
+    Raises as `verify` does, and goes on as it does. A source that can't be held now mends nothing, and is no error.
     """
+    covered = covered or Covered()
     async with opened_replica(share, vm_dir, None, ctx) as opened:
-        found = await verify_opened(opened, ctx)
+        found = await verify_opened(opened, ctx, covered)
         if not found.damages:
+            found.damages = list(covered.repaired)
             return found
         if not opened.writable:
             ctx.observe(Warned("nothing is repaired, because the share can't be written"))
             return found
         async with AsyncExitStack() as stack:
             repair = _Repair(opened, _HeldSource(source, stack), ctx, await _parts_of(opened))
-            repaired: list[Damage] = []
             unlooked = {content.manifest_path for content in repair.parts.contents}
             while True:
                 ctx.observe(PhaseStarted("repairing"))
-                found.damages = [await repair.repaired(damage) for damage in found.damages]
+                found.damages = await repair.all_of(found.damages, covered)
                 mended = [damage for damage in found.damages if damage.repaired]
-                repaired += mended
                 if not unlooked & {damage.file for damage in mended}:
                     break
                 # Without its manifest there was nothing to hold a disk against.
                 unlooked -= {damage.file for damage in mended}
-                again = await verify_opened(opened, ctx)
-                found = replace(again, read_bytes=found.read_bytes + again.read_bytes)
-            found.damages = repaired + [damage for damage in found.damages if not damage.repaired]
+                found = await verify_opened(opened, ctx, covered)
+            found.damages = covered.repaired + [damage for damage in found.damages if not damage.repaired]
     return found
 
 
@@ -124,6 +126,18 @@ class _Repair:
     held: _HeldSource
     ctx: Context
     parts: _Parts
+
+    async def all_of(self, damages: list[Damage], covered: Covered) -> list[Damage]:
+        """Mend what can be mended of these; all of them with what became of each."""
+        covered.is_mending = True
+        try:
+            tried = []
+            for damage in damages:
+                tried.append(await self.repaired(damage))
+                covered.repaired += tried[-1:] if tried[-1].repaired else []
+            return tried
+        finally:
+            covered.is_mending = False
 
     async def repaired(self, damage: Damage) -> Damage:
         """Mend one damage if that can be; the damage with what became of it."""

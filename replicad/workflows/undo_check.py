@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from replicad.replica.undo_format import BLOCK_BYTES
 from replicad.replica.undo_log import UndoIndex
 from replicad.storage.port import ShareFile
 
+from .covered import Covered, FileCover
 from .reading import RUN_BYTES, differing, each_in_a_buffer
 
 
@@ -34,21 +36,34 @@ class _Stretch:
         return -(-self.data_bytes // BLOCK_BYTES) * BLOCK_BYTES
 
 
-async def damaged_entries(file: ShareFile, index: UndoIndex, seed: int, hashing: Executor) -> list[int]:
+async def damaged_entries(
+    file: ShareFile, index: UndoIndex, seed: int, hashing: Executor, covered: Covered, cover: FileCover
+) -> list[int]:
     """The chunks whose old bytes in a log are not what their hashes say, and those beside which bytes are that nobody
-    wrote, in ascending order. Up to 24 MiB of the log are in memory at a time."""
+    wrote, in ascending order. Entries that `cover` does not want are not read again. Up to 24 MiB of the log are in
+    memory at a time."""
     loop = asyncio.get_running_loop()
-    found: list[int] = []
+    begun: deque[_Stretch] = deque()
+    checked: dict[int, list[int]] = {}
+
+    def wanted() -> Iterator[_Stretch]:
+        for stretch in _stretches(index, most_bytes):
+            if cover.wants(stretch.place, stretch.place + stretch.count):
+                begun.append(stretch)
+                yield stretch
 
     async def check(stretch: _Stretch, buffer: memoryview) -> None:
         stored = buffer[: stretch.stored_bytes]
         count = await file.read_into(stored, stretch.position)
         stored[count:] = bytes(len(stored) - count)
-        found.extend(await loop.run_in_executor(hashing, _damaged, stored, stretch, index, seed))
+        checked[stretch.place] = await loop.run_in_executor(hashing, _damaged, stored, stretch, index, seed)
+        while begun and begun[0].place in checked:
+            first = begun.popleft()
+            covered.took(cover, first.place, first.place + first.count, checked.pop(first.place))
 
     most_bytes = max(RUN_BYTES, index.header.chunk_bytes)
-    await each_in_a_buffer(check, _stretches(index, most_bytes), min(most_bytes, index.end_bytes))
-    return sorted(found)
+    await each_in_a_buffer(check, wanted(), min(most_bytes, index.end_bytes))
+    return sorted(index.chunks[place] for place in cover.bad)
 
 
 def _stretches(index: UndoIndex, most_bytes: int) -> Iterator[_Stretch]:
@@ -75,9 +90,10 @@ def _stretches(index: UndoIndex, most_bytes: int) -> Iterator[_Stretch]:
 
 
 def _damaged(stored: memoryview, stretch: _Stretch, index: UndoIndex, seed: int) -> list[int]:
+    """The places of the entries that are not as they were."""
     wanted = index.hashes[stretch.place * HASH_BYTES : (stretch.place + stretch.count) * HASH_BYTES]
     found = hash_chunks(stored[: stretch.data_bytes], index.header.chunk_bytes, seed)
     places = set(differing(found, wanted))
     if any(stored[stretch.data_bytes :]):
         places.add(stretch.count - 1)
-    return [index.chunks[stretch.place + place] for place in places]
+    return [stretch.place + place for place in places]

@@ -9,6 +9,7 @@ from replicad.replica.view import open_point_disk
 from replicad.storage.port import Share
 
 from .context import Context
+from .covered import Covered
 from .damage import Damage, Findings, Part, Verification
 from .opening import OpenedReplica, opened_replica
 from .point_structure import PointBytes, check_point_structure
@@ -17,22 +18,27 @@ from .verify_disks import Looking, Manifests, named, verify_latest, verify_remov
 from .verify_files import check_records, check_texts, find_leftovers
 
 
-async def verify(share: Share, vm_dir: str, number: int | None, ctx: Context) -> Verification:
+async def verify(
+    share: Share, vm_dir: str, number: int | None, ctx: Context, covered: Covered | None = None
+) -> Verification:
     """Read everything that the replica holds, or with `number` all that this one point needs, and compare.
+
+    A whole verification that is cancelled can be gone on with: `covered`, given to one after the other, remembers what
+    was read. Cycles may run in between.
 
     Damage is reported, not raised, except where it keeps the replica from being opened at all (IntegrityError).
     LockedError if somebody writes the replica now, BusyError if somebody did while the connection was lost.
     """
     async with opened_replica(share, vm_dir, number, ctx) as opened:
-        found = await (_verify_point(opened, ctx) if number is not None else verify_opened(opened, ctx))
+        found = await (_verify_point(opened, ctx) if number is not None else verify_opened(opened, ctx, covered))
         if found.damages:
             await opened.still_ours()
     return found
 
 
-async def verify_opened(opened: OpenedReplica, ctx: Context) -> Verification:
+async def verify_opened(opened: OpenedReplica, ctx: Context, covered: Covered | None = None) -> Verification:
     """The same for a replica that is open at its latest point."""
-    looking = Looking(opened, Findings(), Verification(), ctx)
+    looking = Looking(opened, Findings(), Verification(), ctx, covered or Covered())
     points = await check_records(looking)
     await check_texts(looking)
     undo_bytes = sum(undo.length_bytes for p in points for undo in p.undo_references())
@@ -45,6 +51,7 @@ async def verify_opened(opened: OpenedReplica, ctx: Context) -> Verification:
         await verify_undo_logs(looking, before, point, manifests)
         await verify_removed(looking, before, point, manifests)
     found = looking.found
+    found.read_bytes = looking.covered.read_bytes
     found.damages = looking.findings.damages()
     found.leftovers = await find_leftovers(opened, points)
     if found.leftovers:
@@ -82,7 +89,7 @@ async def _verify_seen_through_logs(looking: Looking, state: DiskState) -> None:
 
     async def look(read: ReadRun) -> None:
         nonlocal done_bytes
-        looking.found.read_bytes += len(read.data)
+        looking.read(len(read.data))
         if read.damaged:
             by_file.setdefault(read.run.file.path, []).extend(read.damaged)
         done_bytes += read.zeros_before_bytes + len(read.data)

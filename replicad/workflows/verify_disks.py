@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
-from replicad.model.chunks import chunk_length
+from replicad.model.chunks import chunk_count, chunk_length
 from replicad.model.errors import IntegrityError, NotFoundError
-from replicad.model.manifest import PAGE_HASHES, ZERO_HASH, Manifest
+from replicad.model.manifest import HASH_BYTES, ZERO_HASH, Manifest
 from replicad.model.names import join, path_on
 from replicad.model.points import DiskState, RecoveryPoint, RemovedDisk
 from replicad.model.progress import Advanced
@@ -17,11 +18,12 @@ from replicad.storage.documents import exists
 from replicad.storage.port import OpenMode, ShareFile
 
 from .context import Context
+from .covered import Covered, FileCover
 from .damage import Damage, Findings, Part, Verification
 from .opening import OpenedReplica
 from .point_structure import check_point_structure
-from .resync import hash_file
-from .scan import Hashing
+from .reading import differing
+from .scan import Block, Gap, Hashing, scan
 from .undo_check import damaged_entries
 
 Manifests = dict[str, Manifest | None]
@@ -30,12 +32,18 @@ Manifests = dict[str, Manifest | None]
 
 @dataclass(frozen=True, slots=True)
 class Looking:
-    """One verification under way."""
+    """One verification under way; `covered` is what those before it, which were broken off, have read."""
 
     opened: OpenedReplica
     findings: Findings
     found: Verification
     ctx: Context
+    covered: Covered = field(default_factory=Covered)
+
+    def read(self, count_bytes: int) -> None:
+        """So many bytes were read back."""
+        self.found.read_bytes += count_bytes
+        self.covered.read_bytes += count_bytes
 
 
 async def verify_latest(looking: Looking, disk: DiskState) -> Manifest | None:
@@ -61,8 +69,13 @@ async def verify_latest(looking: Looking, disk: DiskState) -> Manifest | None:
             and await exists(replica.share, working)
         ):
             path = working
-    await _compare_file(looking, path, manifest, wanted, (looking.opened.point, disk))
+    cover = _cover_of(looking, disk)
+    await _compare_file(looking, path, manifest, wanted, (looking.opened.point, disk), cover)
     return manifest
+
+
+def _cover_of(looking: Looking, disk: DiskState) -> FileCover:
+    return looking.covered.of("disk", disk.id, str(disk.chunk_bytes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +94,7 @@ async def _compare_file(
     manifest: Manifest,
     wanted: _Wanted,
     structure: tuple[RecoveryPoint, DiskState] | None,
+    cover: FileCover,
 ) -> None:
     """Hold a whole file against a manifest, what should be zeros too; then look at the structure of what it is."""
     replica, number = looking.opened.replica, wanted.number
@@ -95,7 +109,7 @@ async def _compare_file(
         if size_bytes != manifest.size_bytes:
             reason = f"it is {size_bytes} bytes long instead of {manifest.size_bytes}"
             looking.findings.add(Damage(wanted.part, path, reason, wanted.costs))
-        chunks = differences(manifest, await _content(looking, file, manifest))
+        chunks = await _differing_chunks(looking, file, manifest, cover)
         if chunks:
             damage = Damage(wanted.part, path, named(chunks, manifest), wanted.costs, chunks)
             looking.findings.add_of_disk(damage, wanted.disk_id, number, _not_zeros(chunks, manifest))
@@ -104,25 +118,43 @@ async def _compare_file(
             await check_point_structure(looking.findings, point, disk, file, path, looking.ctx)
 
 
-async def _content(looking: Looking, file: ShareFile, manifest: Manifest) -> Manifest:
-    """The manifest that a file's bytes have, up to the end of the disk that they should be."""
+async def _differing_chunks(looking: Looking, file: ShareFile, manifest: Manifest, cover: FileCover) -> tuple[int, ...]:
+    """The chunks of a file that are not what a manifest says, ascending; beyond its end it counts as zeros."""
     hashing = Hashing(looking.ctx.hashing, manifest.chunk_bytes, looking.opened.replica.seed)
     size_bytes = min((await file.identity()).size_bytes, manifest.size_bytes)
-    content = await hash_file(file, size_bytes, hashing)
-    looking.found.read_bytes += content.size_bytes
-    looking.ctx.observe(Advanced(content.size_bytes))
-    return content
+
+    def note(first: int, end: int, bad: Iterator[int]) -> None:
+        new = max(first, cover.upto)
+        looking.read(_bytes_of(manifest, new, end))
+        looking.covered.took(cover, first, end, list(bad))
+        looking.ctx.observe(Advanced(_bytes_of(manifest, first, end)))
+
+    async def take(piece: Block | Gap) -> None:
+        if isinstance(piece, Gap):
+            note(piece.first, piece.end, _bad_in_gap(manifest, cover, piece.first, piece.end))
+            return
+        first, count = piece.first, len(piece.hashes) // HASH_BYTES
+        places = differing(piece.hashes, manifest.hashes(first, count))
+        note(first, first + count, (first + place for place in places))
+
+    wanted = cover.wanted(await file.allocated_extents(), manifest.chunk_bytes, size_bytes)
+    await scan(file, wanted, size_bytes, hashing, take)
+    there = chunk_count(size_bytes, manifest.chunk_bytes)
+    if there < manifest.chunks:
+        note(there, manifest.chunks, _bad_in_gap(manifest, cover, there, manifest.chunks))
+    return tuple(sorted(chunk for chunk in cover.bad if chunk < manifest.chunks))
 
 
-def differences(wanted: Manifest, content: Manifest) -> tuple[int, ...]:
-    """The chunks of `wanted` that `content` has not, ascending."""
-    pages = [n for n in {*wanted.pages, *content.pages} if wanted.pages.get(n) != content.pages.get(n)]
-    return tuple(
-        index
-        for page in sorted(pages)
-        for index in range(page * PAGE_HASHES, min((page + 1) * PAGE_HASHES, wanted.chunks))
-        if wanted.hash_of(index) != content.hash_of(index)
-    )
+def _bad_in_gap(manifest: Manifest, cover: FileCover, first: int, end: int) -> Iterator[int]:
+    """The chunks among [first, end), of which nothing was read, that are wanted and must not be zeros."""
+    yield from (chunk for chunk in cover.bad if first <= chunk < end and manifest.hash_of(chunk) != ZERO_HASH)
+    yield from manifest.nonzero_chunks(max(first, cover.upto), end)
+
+
+def _bytes_of(manifest: Manifest, first: int, end: int) -> int:
+    """How many bytes the chunks [first, end) have."""
+    chunk_bytes = manifest.chunk_bytes
+    return max(0, min(end * chunk_bytes, manifest.size_bytes) - first * chunk_bytes)
 
 
 def _not_zeros(chunks: tuple[int, ...], manifest: Manifest) -> list[int]:
@@ -154,13 +186,13 @@ async def _verify_updating(looking: Looking, disk: DiskState, manifest: Manifest
             damage = Damage(Part.UNDO_LOG, log_path, error.answer, costs)
             looking.findings.add_of_disk(damage, disk.id, number, None)
             return
-        content = await _content(looking, file, manifest)
-    looking.found.read_bytes += index.end_bytes
+        differ = await _differing_chunks(looking, file, manifest, _cover_of(looking, disk))
+    looking.read(index.end_bytes)
     if lost:
         damage = Damage(Part.UNDO_LOG, log_path, _old_bytes(lost), costs, lost)
         looking.findings.add_of_disk(damage, disk.id, number, lost)
     saved = set(index.chunks)
-    chunks = tuple(chunk for chunk in differences(manifest, content) if chunk not in saved)
+    chunks = tuple(chunk for chunk in differ if chunk not in saved)
     if chunks:
         damage = Damage(Part.DISK, path, named(chunks, manifest), costs, chunks)
         looking.findings.add_of_disk(damage, disk.id, number, _not_zeros(chunks, manifest))
@@ -176,7 +208,7 @@ async def _lost_old_bytes(looking: Looking, disk: ShareFile, log: ShareFile, ind
     """The chunks whose old bytes a cycle's log has not as they were, and that are not untouched on the disk either."""
     seed, header = looking.opened.replica.seed, index.header
     lost: list[int] = []
-    for chunk in await damaged_entries(log, index, seed, looking.ctx.hashing):
+    for chunk in await damaged_entries(log, index, seed, looking.ctx.hashing, Covered(), FileCover()):
         length = chunk_length(chunk, header.previous_size_bytes, header.chunk_bytes)
         on_disk = await read_hash(disk, chunk * header.chunk_bytes, length, seed)
         if on_disk != index.hash_at(index.chunks.index(chunk)):
@@ -213,15 +245,19 @@ async def _verify_undo_log(
     index: UndoIndex | None = None
     damaged: tuple[int, ...] = ()
     if disk.undo is not None:
+        cover = looking.covered.of("undo", path, disk.undo.digest)
         try:
             async with await replica.share.open(path, OpenMode.READ) as file:
                 index = await index_undo_log(file, path, disk.undo)
-                damaged = tuple(await damaged_entries(file, index, replica.seed, looking.ctx.hashing))
+                damaged = tuple(
+                    await damaged_entries(file, index, replica.seed, looking.ctx.hashing, looking.covered, cover)
+                )
             manifest = manifest_before(index, manifest, path) if manifest is not None else None
         except (IntegrityError, NotFoundError) as error:
             findings.add_of_disk(Damage(Part.UNDO_LOG, path, error.answer, costs), disk.id, number, None)
             return
-        looking.found.read_bytes += disk.undo.length_bytes
+        looking.read(0 if cover.is_counted else disk.undo.length_bytes)
+        cover.is_counted = True
         looking.ctx.observe(Advanced(disk.undo.length_bytes))
     if before is not None:
         findings.went_back(disk.id, index, number)
@@ -263,6 +299,7 @@ async def verify_removed(
         number = point.previous if removed.undo is None else None
         wanted = _Wanted(Part.REMOVED_DISK, costs, removed.id, number)
         structure = (older, disk) if older is not None and disk is not None and removed.undo is None else None
-        await _compare_file(looking, content, manifest, wanted, structure)
+        cover = looking.covered.of("removed", content, removed.manifest.digest)
+        await _compare_file(looking, content, manifest, wanted, structure, cover)
         if removed.undo is not None:
             await _verify_undo_log(looking, older, point, removed, manifests)

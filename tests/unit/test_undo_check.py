@@ -13,6 +13,7 @@ from replicad.replica.undo_format import BLOCK_BYTES
 from replicad.replica.undo_log import UndoIndex, index_undo_log
 from replicad.storage.port import OpenMode, ShareFile
 from replicad.workflows.damage import Part
+from replicad.workflows.covered import Covered, FileCover
 from replicad.workflows.undo_check import damaged_entries
 from replicad.workflows.verify import verify
 from tests.support.world import CHUNK, VM, World, memory_world
@@ -66,7 +67,7 @@ async def test_damaged_old_bytes_are_found_wherever_they_lie_and_no_others(seed:
         path, replica_seed = await _two_points(world, bytes(before), bytes(after), chunk_bytes)
         async with await world.replica.open(path, OpenMode.WRITE) as file:
             index = await _index(world, path, file)
-            assert await damaged_entries(file, index, replica_seed, world.hashing) == []
+            assert await damaged_entries(file, index, replica_seed, world.hashing, Covered(), FileCover()) == []
             saved = [(c, p) for c, p in zip(index.chunks, index.positions, strict=True) if p]
             for chunk, position in random.sample(saved, min(len(saved), 7)) + saved[-1:]:
                 stored_bytes = -(-chunk_length(chunk, len(before), chunk_bytes) // BLOCK_BYTES) * BLOCK_BYTES
@@ -74,7 +75,7 @@ async def test_damaged_old_bytes_are_found_wherever_they_lie_and_no_others(seed:
                 byte = bytearray(1)
                 await file.read_into(byte, at)
                 await file.write(bytes([byte[0] ^ 4]), at)
-            found = await damaged_entries(file, index, replica_seed, world.hashing)
+            found = await damaged_entries(file, index, replica_seed, world.hashing, Covered(), FileCover())
             assert found == await _damaged_one_by_one(file, index, replica_seed)
             assert len(found) >= min(len(saved), 7)
 
@@ -100,4 +101,4 @@ async def test_what_a_log_lost_of_its_end_is_damaged() -> None:
         async with await world.replica.open(path, OpenMode.WRITE) as file:
             index = await _index(world, path, file)
             await file.set_size(index.positions[3] + 5)
-            assert await damaged_entries(file, index, seed, world.hashing) == [3, 4]
+            assert await damaged_entries(file, index, seed, world.hashing, Covered(), FileCover()) == [3, 4]
