@@ -17,10 +17,12 @@ from replicad.model.errors import NotFoundError
 from replicad.model.names import printable
 from replicad.model.runs import Run
 from replicad.model.statistics import Statistics
+from replicad.model.verification import VerificationPlan
 
 from . import agendas as agenda_table
 from . import figures
 from . import runs as run_table
+from . import verifications as verification_table
 from .file import OPEN, open_file
 from .runs import BOUNDS, Bounds
 from .schema import transaction
@@ -45,7 +47,7 @@ class Catalog:
     Every call that changes anything is one transaction: done whole or not at all, also when it is cancelled, and then
     the catalog is still usable. What a call has returned from survives the death of this process; a power failure
     may take back the last of `begin_run`, `end_run`, `finish` and `interrupted_runs`, but nothing before the last
-    `save_agenda` or `forget`.
+    `save_agenda`, `save_verification` or `forget`.
 
     OutOfSpaceError, BusyError (another process has been writing for 5 s), StuckError (the disk gives no answer), else
     PermanentError.
@@ -73,14 +75,29 @@ class Catalog:
         await self._run("note a due time in", save)
 
     async def forget(self, *vms: str) -> None:
-        """Drop the VMs' agendas, durably as `save_agenda`; their history stays. Fine if there are none."""
+        """Drop the VMs' agendas, and what is known of verifications, durably as `save_agenda`; their history stays.
+        Fine if there are none."""
 
         def forget(connection: Connection) -> None:
             with _kept_in_a_power_failure(connection), transaction(connection):
                 for vm in vms:
                     agenda_table.remove(connection, vm)
+                    verification_table.remove(connection, vm)
 
         await self._run("forget a VM in", forget)
+
+    async def verifications(self) -> dict[str, VerificationPlan]:
+        """All that were saved and not forgotten, by VM."""
+        return await self._run("read what was verified in", verification_table.read_plans)
+
+    async def save_verification(self, plan: VerificationPlan) -> None:
+        """Keep it in place of the VM's former one; on return it outlives a power failure, too."""
+
+        def save(connection: Connection) -> None:
+            with _kept_in_a_power_failure(connection), transaction(connection):
+                verification_table.save(connection, plan)
+
+        await self._run("note a verification in", save)
 
     async def begin_run(self, run: Run) -> Run:
         """Note a cycle that begins; the same with its number, which is greater than all before it."""

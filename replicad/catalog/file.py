@@ -17,6 +17,7 @@ from .failures import code_of
 from .rows import SenselessRowError
 from .runs import read_runs
 from .schema import APPLICATION_ID, MIGRATIONS, migrate, version_of
+from .verifications import read_plans
 
 OPEN = "open the catalog"
 BUSY_TIMEOUT_S = 5.0
@@ -97,6 +98,7 @@ def _prepare(connection: Connection, subject: str) -> None:
     try:
         read_agendas(connection)
         read_runs(connection, None, None, 1, None)
+        read_plans(connection)
     except sqlite3.OperationalError as error:
         if code_of(error) == sqlite3.SQLITE_ERROR:  # no such table or column
             raise _DamagedError(str(error)) from error

@@ -48,9 +48,9 @@ def run_values(run: Run) -> tuple[Value, ...]:
     """What `RUN_COLUMNS` hold."""
     return (
         run.trigger, to_microseconds(run.due_at), to_microseconds(run.started_at), run.missed,
-        _optional_microseconds(run.ended_at), run.outcome, run.kind, run.point, run.scanned_bytes, run.changed_bytes,
+        optional_microseconds(run.ended_at), run.outcome, run.kind, run.point, run.scanned_bytes, run.changed_bytes,
         run.sent_bytes, *_failure_values(run.failure), run.undo_bytes, run.consistency,
-        _optional_microseconds(run.point_time), run.provenance, int(run.resumed), run.attempts,
+        optional_microseconds(run.point_time), run.provenance, int(run.resumed), run.attempts,
     )  # fmt: skip
 
 
@@ -60,26 +60,26 @@ def run_of(number: object, vm: object, row: Sequence[object]) -> Run:
     failure, made = rest[: len(FAILURE_COLUMNS)], rest[len(FAILURE_COLUMNS) :]
     undo_bytes, consistency, point_time, provenance, resumed, attempts = made
     return Run(
-        vm=_text(vm),
-        trigger=_word(Trigger, trigger, Trigger.SCHEDULE),
-        due_at=_time(due_at),
-        started_at=_time(started_at),
-        missed=_integer(missed),
-        ended_at=_optional_time(ended_at),
-        outcome=None if outcome is None else _word(Outcome, outcome, Outcome.FAILED),
-        kind=None if kind is None else _text(kind),
-        point=None if point is None else _integer(point),
-        scanned_bytes=_integer(scanned),
-        changed_bytes=_integer(changed),
-        sent_bytes=_integer(sent),
+        vm=as_text(vm),
+        trigger=as_word(Trigger, trigger, Trigger.SCHEDULE),
+        due_at=as_time(due_at),
+        started_at=as_time(started_at),
+        missed=as_integer(missed),
+        ended_at=as_optional_time(ended_at),
+        outcome=None if outcome is None else as_word(Outcome, outcome, Outcome.FAILED),
+        kind=None if kind is None else as_text(kind),
+        point=None if point is None else as_integer(point),
+        scanned_bytes=as_integer(scanned),
+        changed_bytes=as_integer(changed),
+        sent_bytes=as_integer(sent),
         failure=_failure_of(failure),
-        undo_bytes=_integer(undo_bytes),
-        consistency=None if consistency is None else _word(Consistency, consistency, Consistency.FUZZY),
-        point_time=_optional_time(point_time),
-        provenance=None if provenance is None else _text(provenance),
-        resumed=bool(_integer(resumed)),
-        attempts=None if attempts is None else _integer(attempts),
-        number=_integer(number),
+        undo_bytes=as_integer(undo_bytes),
+        consistency=None if consistency is None else as_word(Consistency, consistency, Consistency.FUZZY),
+        point_time=as_optional_time(point_time),
+        provenance=None if provenance is None else as_text(provenance),
+        resumed=bool(as_integer(resumed)),
+        attempts=None if attempts is None else as_integer(attempts),
+        number=as_integer(number),
     )
 
 
@@ -87,11 +87,11 @@ def agenda_values(agenda: Agenda) -> tuple[Value, ...]:
     """What `AGENDA_COLUMNS` hold."""
     latest = agenda.latest
     return (
-        _optional_microseconds(agenda.due_at), _optional_microseconds(agenda.retry_at),
-        _optional_microseconds(agenda.requested_at), int(agenda.resync_requested), agenda.failures,
-        *_failure_values(agenda.failure), _optional_microseconds(agenda.paused_at),
+        optional_microseconds(agenda.due_at), optional_microseconds(agenda.retry_at),
+        optional_microseconds(agenda.requested_at), int(agenda.resync_requested), agenda.failures,
+        *_failure_values(agenda.failure), optional_microseconds(agenda.paused_at),
         *((None,) * 3 if latest is None else (latest.number, to_microseconds(latest.time), latest.consistency)),
-        _optional_microseconds(agenda.left_at),
+        optional_microseconds(agenda.left_at),
     )  # fmt: skip
 
 
@@ -100,70 +100,77 @@ def agenda_of(vm: object, row: Sequence[object]) -> Agenda:
     due_at, retry_at, requested_at, resync_requested, failures, *rest = row
     paused_at, number, time, consistency, left_at = rest[len(FAILURE_COLUMNS) :]
     return Agenda(
-        vm=_text(vm),
-        due_at=_optional_time(due_at),
-        retry_at=_optional_time(retry_at),
-        requested_at=_optional_time(requested_at),
-        resync_requested=bool(_integer(resync_requested)),
-        failures=_integer(failures),
+        vm=as_text(vm),
+        due_at=as_optional_time(due_at),
+        retry_at=as_optional_time(retry_at),
+        requested_at=as_optional_time(requested_at),
+        resync_requested=bool(as_integer(resync_requested)),
+        failures=as_integer(failures),
         failure=_failure_of(rest[: len(FAILURE_COLUMNS)]),
-        paused_at=_optional_time(paused_at),
+        paused_at=as_optional_time(paused_at),
         latest=None
         if number is None
-        else LatestPoint(_integer(number), _time(time), _word(Consistency, consistency, Consistency.FUZZY)),
-        left_at=_optional_time(left_at),
+        else LatestPoint(as_integer(number), as_time(time), as_word(Consistency, consistency, Consistency.FUZZY)),
+        left_at=as_optional_time(left_at),
     )
 
 
 def _failure_values(failure: Failure | None) -> tuple[Value, ...]:
     if failure is None:
         return (None,) * len(FAILURE_COLUMNS)
-    return (_storable(failure.text), failure.error, failure.severity, to_microseconds(failure.at))
+    return (storable(failure.text), failure.error, failure.severity, to_microseconds(failure.at))
 
 
 def _failure_of(row: Sequence[object]) -> Failure | None:
     text, error, severity, at = row
     if text is None:
         return None
-    return Failure(_text(text), _text(error), _word(Severity, severity, Severity.LASTING), _time(at))
+    return Failure(as_text(text), as_text(error), as_word(Severity, severity, Severity.LASTING), as_time(at))
 
 
-def _storable(text: str) -> str:
+def storable(text: str) -> str:
+    """What SQLite takes of a sentence, and no more than `MOST_TEXT` of it."""
     # Names of local files that are no UTF-8 come with lone surrogates, which SQLite refuses.
     whole = text.encode(errors="backslashreplace").decode()
     return whole if len(whole) <= MOST_TEXT else whole[: MOST_TEXT - 1] + "…"
 
 
-def _optional_microseconds(time: datetime | None) -> int | None:
+def optional_microseconds(time: datetime | None) -> int | None:
+    """The same, where there may be none."""
     return None if time is None else to_microseconds(time)
 
 
-def _optional_time(value: object) -> datetime | None:
-    return None if value is None else _time(value)
+def as_optional_time(value: object) -> datetime | None:
+    """As `as_time`, where there may be none."""
+    return None if value is None else as_time(value)
 
 
-def _time(value: object) -> datetime:
+def as_time(value: object) -> datetime:
+    """A time that was read. SenselessRowError."""
     try:
-        return _EPOCH + timedelta(microseconds=_integer(value))
+        return _EPOCH + timedelta(microseconds=as_integer(value))
     except OverflowError:
         raise SenselessRowError(f"{value} is no time") from None
 
 
-def _integer(value: object) -> int:
+def as_integer(value: object) -> int:
+    """A number that was read. SenselessRowError."""
     if not isinstance(value, int):
         raise SenselessRowError("what must be a number is none")
     return value
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Text that was read. SenselessRowError."""
     if not isinstance(value, str):
         raise SenselessRowError("what must be text is none")
     return value
 
 
-def _word(kind: type[Word], value: object, unknown: Word) -> Word:
+def as_word(kind: type[Word], value: object, unknown: Word) -> Word:
+    """A word that was read, or `unknown` if this version does not know it. SenselessRowError."""
     try:
-        return kind(_text(value))
+        return kind(as_text(value))
     except SenselessRowError:
         raise
     except ValueError:

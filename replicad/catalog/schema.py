@@ -91,7 +91,33 @@ _VERSION_2: Migration = (
     "CREATE INDEX run_figures ON run (vm_id, started_at, ended_at, outcome, missed, sent_bytes)",
 )
 
-MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2)
+_VERSION_3: Migration = (
+    # By name, as what it says outlives the agenda and the history of a VM.
+    """
+    CREATE TABLE verification (
+        vm TEXT PRIMARY KEY,
+        due_at INTEGER,
+        retry_at INTEGER,
+        requested_at INTEGER,
+        repair_requested INTEGER NOT NULL,
+        failures INTEGER NOT NULL,
+        sound_at INTEGER,
+        last_at INTEGER,
+        last_outcome TEXT,
+        last_text TEXT,
+        last_damaged_chunks INTEGER,
+        last_read_bytes INTEGER,
+        last_duration_us INTEGER,
+        damage_at INTEGER,
+        damage_text TEXT,
+        damage_chunks INTEGER,
+        damage_read_bytes INTEGER,
+        damage_duration_us INTEGER
+    ) WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2, _VERSION_3)
 """The nth leads from version n to n + 1; version 0 is an empty file. Those that were released never change."""
 
 

@@ -23,9 +23,21 @@ from replicad.model.agenda import Agenda, LatestPoint
 from replicad.model.errors import BusyError, FormatVersionError, NotFoundError, PermanentError
 from replicad.model.points import Consistency
 from replicad.model.runs import Failure, Outcome, Run, Severity, Trigger
+from replicad.model.verification import VerificationOutcome, VerificationPlan, VerificationResult
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
+DAMAGED = VerificationPlan(
+    "웹 01",
+    due_at=NOW,
+    retry_at=NOW + MINUTE,
+    requested_at=NOW - 2 * MINUTE,
+    repair_requested=True,
+    failures=2,
+    last=VerificationResult(NOW, VerificationOutcome.FAILED, "잃음: the connection was lost"),
+    damage=VerificationResult(NOW - MINUTE, VerificationOutcome.DAMAGED, "disks/웹.vhd", 3, 1 << 40, 0.25),
+    sound_at=NOW - 9 * MINUTE,
+)
 
 
 @pytest.fixture
@@ -366,6 +378,44 @@ def test_migrations_are_done_whole_or_not_at_all(tmp_path: Path) -> None:
     assert version_of(connection) == len(MIGRATIONS) + 1
     assert connection.execute("SELECT * FROM vm").fetchall() == [(1, "웹", 0, "새")]
     connection.close()
+
+
+async def test_catalog_from_before_there_were_verifications_keeps_all_it_has(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, MIGRATIONS[:1])
+    connection.execute("INSERT INTO vm (name) VALUES ('웹 01')")
+    connection.execute(
+        "INSERT INTO agenda (vm_id, due_at, resync_requested, failures) VALUES (1, ?, 0, 3)",
+        [int(NOW.timestamp() * 1e6)],
+    )
+    connection.execute(
+        "INSERT INTO run (vm_id, triggered_by, due_at, started_at, missed, scanned_bytes, changed_bytes, sent_bytes) "
+        "VALUES (1, 'schedule', 0, 0, 2, 0, 0, 0)"
+    )
+    connection.close()
+    async with open_catalog(path, fail) as catalog:
+        assert await catalog.agendas() == {"웹 01": Agenda("웹 01", due_at=NOW, failures=3)}
+        assert [run.missed for run in await catalog.runs()] == [2]
+        assert await catalog.verifications() == {}
+        await catalog.save_verification(DAMAGED)
+    async with open_catalog(path, fail) as catalog:
+        assert await catalog.verifications() == {"웹 01": DAMAGED}
+
+
+async def test_what_is_known_of_verifications_is_there_after_a_restart_until_it_is_forgotten(path: Path) -> None:
+    sound = VerificationPlan(
+        "나 💾", last=VerificationResult(NOW, VerificationOutcome.CLEAN, None, 0, 7, 1.5), sound_at=NOW
+    )
+    async with open_catalog(path, fail) as catalog:
+        await catalog.save_verification(replace(DAMAGED, due_at=None))
+        await catalog.save_verification(DAMAGED)
+        await catalog.save_verification(sound)
+        await catalog.save_verification(VerificationPlan("다"))
+    async with open_catalog(path, fail) as catalog:
+        assert await catalog.verifications() == {"웹 01": DAMAGED, "나 💾": sound, "다": VerificationPlan("다")}
+        await catalog.forget("나 💾")
+        assert set(await catalog.verifications()) == {"웹 01", "다"}
 
 
 async def test_directory_in_its_place_is_told(path: Path) -> None:
