@@ -16,6 +16,7 @@ from .errors import DivergedError, NeedsResyncError
 from .points import Consistency
 from .runs import Failure, Run, Severity
 from .statistics import Statistics
+from .verification import VerificationOutcome, VerificationPlan
 
 
 class State(StrEnum):
@@ -61,7 +62,8 @@ class Circumstances:
 
     `running` is the cycle under way, which believes nothing if it is `resynchronising`; `interrupted` says that the
     last one was, `pending` which point it was to make, where that is known. `statistics` are those of the latest
-    while. `damaged` as in Observation.
+    while. `damaged` as in Observation. `verification` is what is known of those of the replica, which are to come every
+    `verify_every_s`, if that is given.
     """
 
     enabled: bool = True
@@ -71,6 +73,8 @@ class Circumstances:
     pending: int | None = None
     damaged: tuple[str, ...] = ()
     statistics: Statistics | None = None
+    verification: VerificationPlan | None = None
+    verify_every_s: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +92,9 @@ CRITICAL_AT_RPO_TIMES = 4
 MOST_MISSED_PERCENT = 20
 CRITICAL_AT_FAILURES = 10
 """So many transient failures in a row are critical where no lag can tell: some 2½ hours."""
+
+_LATE_S = 3_600
+"""A verification takes its time."""
 
 _Finding = tuple[Health, str]
 
@@ -128,6 +135,7 @@ def standing(agenda: Agenda, around: Circumstances, rpo_s: int | None, now: date
         ),
         *_about_missed(around.statistics),
         *_about_content(latest.consistency if latest else None, around.damaged),
+        *_about_verification(agenda.vm, around, now),
     ]  # fmt: skip
     return _verdict(_state(agenda, around), found, lag_s)
 
@@ -202,6 +210,25 @@ def _about_missed(statistics: Statistics | None) -> list[_Finding]:
     which = f"{statistics.missed} of {statistics.wanted} cycles in the last {window} were missed"
     average_s = statistics.average_duration_s
     return [(Health.WARNING, which if average_s is None else f"{which}; one takes {duration_in_words(average_s)}")]
+
+
+def _about_verification(vm: str, around: Circumstances, now: datetime) -> list[_Finding]:
+    plan, found = around.verification, []
+    if plan is None:
+        return []
+    if plan.damage is not None:
+        mend = f"'replicad verify {vm} --repair' mends what can be mended"
+        found.append((Health.CRITICAL, f"the replica is damaged: {plan.damage.text}; {mend}"))
+    if plan.last is not None and plan.last.outcome is VerificationOutcome.FAILED:
+        found.append((Health.WARNING, f"the last verification of the replica failed: {plan.last.text}"))
+    every_s, due_at = around.verify_every_s, plan.due_at
+    if every_s is not None and due_at is not None and (now - due_at).total_seconds() > max(every_s, _LATE_S):
+        late, every = duration_in_words((now - due_at).total_seconds()), duration_in_words(every_s)
+        text = (
+            f"a verification of the replica, wanted every {every}, has been due for {late} and has not come to its end"
+        )
+        found.append((Health.WARNING, text))
+    return found
 
 
 def _about_failure(agenda: Agenda, around: Circumstances, rpo_s: int | None, now: datetime) -> list[_Finding]:

@@ -27,6 +27,7 @@ from replicad.model.health import CRITICAL_AT_FAILURES, Circumstances, Health, O
 from replicad.model.points import Consistency
 from replicad.model.runs import Run, Severity, Trigger, failure_of, severity_of
 from replicad.model.statistics import Statistics
+from replicad.model.verification import VerificationOutcome, VerificationPlan, VerificationResult
 
 NOW = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
 VM = "한글 서버 🖥"
@@ -214,3 +215,31 @@ def test_every_combination_has_a_state_that_fits_and_reasons_unless_it_is_normal
             assert found.health is not Health.NORMAL
         assert error is None or not around.enabled or any(str(error) in reason for reason in found.reasons)
     assert seen == set(State) - {State.FAILOVER_PREPARED, State.FAILED_OVER, State.COMMITTED}
+
+
+def test_damage_that_a_verification_found_is_critical_and_names_what_to_run() -> None:
+    damage = VerificationResult(NOW, VerificationOutcome.DAMAGED, "web/disks/a.vhdx: chunk 3 differs", 1)
+    failed = VerificationResult(NOW, VerificationOutcome.FAILED, "cannot read nas: it is gone")
+    plan = VerificationPlan(VM, last=failed, damage=damage)
+    found = standing(agenda(), Circumstances(verification=plan), None, NOW)
+    assert (found.health, found.reasons) == (
+        Health.CRITICAL,
+        (
+            "the replica is damaged: web/disks/a.vhdx: chunk 3 differs; "
+            f"'replicad verify {VM} --repair' mends what can be mended",
+            "the last verification of the replica failed: cannot read nas: it is gone",
+        ),
+    )
+    sound = VerificationPlan(VM, last=VerificationResult(NOW, VerificationOutcome.CLEAN))
+    assert standing(agenda(), Circumstances(verification=sound), None, NOW).health is Health.NORMAL
+
+
+def test_verification_that_does_not_come_to_its_end_within_its_interval_is_a_warning() -> None:
+    plan = VerificationPlan(VM, due_at=NOW - timedelta(days=8))
+    late = standing(agenda(), Circumstances(verification=plan, verify_every_s=7 * 86400), None, NOW)
+    assert (late.health, late.reasons) == (
+        Health.WARNING,
+        ("a verification of the replica, wanted every 7 days, has been due for 8 days and has not come to its end",),
+    )
+    in_time = standing(agenda(), Circumstances(verification=plan, verify_every_s=9 * 86400), None, NOW)
+    assert in_time.reasons == ()
