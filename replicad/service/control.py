@@ -13,11 +13,13 @@ from replicad.model.clock import Clock
 from replicad.model.health import Circumstances, Standing, standing
 from replicad.model.runs import Outcome, Run
 from replicad.model.statistics import Statistics
+from replicad.model.verification import VerificationPlan
 from replicad.settings import Settings
 
 from .events import CycleEnded, Event, MachineChanged
 from .hub import Hub
 from .supervisor import Glance, Supervisor
+from .verifying import End, Verifier
 from .watch import Progress
 
 STATISTICS_SPAN = timedelta(days=1)
@@ -27,7 +29,7 @@ _FRESH_S = 600.0
 @dataclass(frozen=True, slots=True)
 class MachineView:
     """One machine as it stands now. `next_run` is None while none is planned; `warnings` are of the cycle under way, or
-    of the last one; `statistics` are of the last day."""
+    of the last one; `statistics` are of the last day. `verifying` is how far a verification is that has begun."""
 
     vm: str
     standing: Standing
@@ -38,6 +40,8 @@ class MachineView:
     next_run: datetime | None
     rpo_s: int | None
     statistics: Statistics
+    verification: VerificationPlan
+    verifying: Progress | None
 
 
 class Control:
@@ -51,9 +55,11 @@ class Control:
         clock: Clock,
         reload: Callable[[], Awaitable[None]],
         hub: Hub,
+        verifier: Verifier,
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor
+        self._verifier = verifier
         self._catalog = catalog
         self._clock = clock
         self.reload = reload
@@ -89,20 +95,33 @@ class Control:
         statistics = await self._statistics_of(vm)
         glance, now, settings = self._supervisor.look(vm), self._clock.now(), self._settings().virtual_machines.get(vm)
         rpo_s = settings.rpo_s if settings is not None else None
+        verification = self._verifier.plan_of(vm)
         around = Circumstances(
             running=glance.run,
             resynchronising=glance.run is not None and glance.agenda.resync_requested,
             interrupted=glance.last is Outcome.INTERRUPTED,
             statistics=statistics,
+            verification=verification,
+            verify_every_s=settings.verify_every_s if settings is not None else None,
         )
         return MachineView(
             vm, standing(glance.agenda, around, rpo_s, now), glance.agenda, glance.run, glance.progress,
-            glance.warnings, next_wanted(glance.agenda), rpo_s, statistics,
+            glance.warnings, next_wanted(glance.agenda), rpo_s, statistics, verification,
+            self._verifier.progress_of(vm),
         )  # fmt: skip
 
     async def request(self, vm: str, *, resync: bool = False) -> asyncio.Future[Run]:
         """As `Supervisor.request`."""
         return await self._supervisor.request(vm, resync=resync)
+
+    async def verify(self, vm: str, *, repair: bool = False) -> asyncio.Future[End]:
+        """As `Verifier.request`."""
+        self._supervisor.look(vm)
+        return await self._verifier.request(vm, repair=repair)
+
+    def look_at_verification(self, vm: str) -> tuple[Progress | None, tuple[str, ...]]:
+        """How far the verification is that has begun, and what it, or the last one, warned of. NotFoundError."""
+        return self._verifier.progress_of(vm), self._verifier.warnings_of(vm)
 
     async def pause(self, vm: str) -> None:
         """As `Supervisor.pause`."""
@@ -134,7 +153,8 @@ class Control:
         return statistics
 
     def _hear(self, event: Event) -> None:
-        """What was counted before a cycle ended is old; nothing is kept of machines that are gone."""
+        """What was counted before a cycle ended is old, nothing is kept of machines that are gone, and verifications may
+        begin or have to stop."""
         if isinstance(event, CycleEnded):
             vm = event.run.vm
             self._statistics.pop(vm, None)
@@ -143,3 +163,5 @@ class Control:
             self._statistics.pop(event.vm, None)
             if event.vm not in self._settings().virtual_machines:
                 self._ended.pop(event.vm, None)
+        if isinstance(event, CycleEnded | MachineChanged):
+            self._verifier.look_again()

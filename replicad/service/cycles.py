@@ -1,4 +1,4 @@
-"""A cycle of a configured machine, on its own connections."""
+"""A cycle, or a verification, of a configured machine, on its own connections."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from dataclasses import replace
 
 from replicad.model.agenda import LatestPoint
 from replicad.model.errors import ReplicadError
+from replicad.replica.directory import check_is_replica_of
 from replicad.settings import Settings
 from replicad.workflows.context import Context
+from replicad.workflows.covered import Covered
+from replicad.workflows.damage import Verification
+from replicad.workflows.repair import verify_and_repair
 from replicad.workflows.replicate import CycleReport
 from replicad.workflows.retries import replicate_with_retries
 from replicad.workflows.status import look_at_replica
+from replicad.workflows.verify import verify
 
 from .bandwidth import BandwidthLimits
 from .compose import Shares
-from .machines import open_machine
+from .machines import open_machine, open_source
 from .watch import Watch
 
 
@@ -44,6 +49,22 @@ class ConfiguredCycles:
         ) as shares:
             opened = await open_machine(machine, shares, ctx.clock, resync=resync)
             return await replicate_with_retries(opened.job, opened.source, opened.replica, ctx)
+
+    async def verify(self, vm: str, watch: Watch, covered: Covered, *, repair: bool) -> Verification:
+        """As `Verifications.verify`."""
+        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=watch.hear)
+        async with self._shares(
+            Shares(
+                self._settings, observe=watch.hear, limits=self._limits, bandwidth=machine.verify_bandwidth,
+                meter=watch.meter,
+            )
+        ) as shares:  # fmt: skip
+            share = await shares.open_replica(machine)
+            await check_is_replica_of(share, vm, vm)
+            if not repair:
+                return await verify(share, vm, None, ctx, covered)
+            source = await open_source(machine, shares, ctx.clock)
+            return await verify_and_repair(share, vm, source, ctx, covered)
 
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """As `Cycles.latest_point`."""

@@ -28,11 +28,12 @@ from .cycles import ConfiguredCycles
 from .hooks import HookRunner
 from .hub import Hub
 from .metrics import Figures
-from .plans import changed_machines, schedules_of
+from .plans import changed_machines, schedules_of, verification_schedules_of
 from .sd_notify import Notifier
 from .supervisor import Supervisor
 from .surroundings import surroundings
 from .triggers import TriggerDirectory
+from .verifying import CyclesFirst, Verifier
 
 _CATALOG = "catalog.sqlite"
 _LOOK_EVERY_S = 10.0
@@ -79,12 +80,18 @@ async def run_daemon(
         announcer = Announcer(hooks.tell)
         figures = Figures(log_lines_dropped)
         cycles, hub = ConfiguredCycles(settings, ctx, shares), Hub(announcer.hear, figures.hear)
-        supervisor = Supervisor(cycles, catalog, ctx.clock, settings.max_concurrent, hub.tell)
+        verifier = Verifier(cycles, catalog, ctx.clock, lambda vm: supervisor.look(vm).agenda, hub.tell)
+        supervisor = Supervisor(CyclesFirst(cycles, verifier), catalog, ctx.clock, settings.max_concurrent, hub.tell)
+        await verifier.keep(verification_schedules_of(settings), await catalog.verifications())
         await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
-        configuration = _Configuration(path, environ, settings, cycles, hooks, supervisor, catalog, notifier, apply_log)
-        control = Control(lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub)
+        configuration = _Configuration(
+            path, environ, settings, cycles, hooks, supervisor, verifier, catalog, notifier, apply_log
+        )
+        control = Control(
+            lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub, verifier
+        )
         watcher = _Watcher(control, notifier, announcer, ctx.clock)
-        await _live(supervisor, configuration, control, hooks, watcher, figures, doors)
+        await _live(supervisor, verifier, configuration, control, hooks, watcher, figures, doors)
 
 
 class _Configuration:
@@ -98,6 +105,7 @@ class _Configuration:
         cycles: ConfiguredCycles,
         hooks: HookRunner,
         supervisor: Supervisor,
+        verifier: Verifier,
         catalog: Catalog,
         notifier: Notifier,
         apply_log: Callable[[LogSettings], None],
@@ -106,7 +114,8 @@ class _Configuration:
         self.triggers: TriggerDirectory | None = None
         self._path, self._environ = path, environ
         self._cycles, self._hooks, self._supervisor = cycles, hooks, supervisor
-        self._catalog, self._notifier, self._apply_log = catalog, notifier, apply_log
+        self._verifier, self._catalog = verifier, catalog
+        self._notifier, self._apply_log = notifier, apply_log
         self._reloading = asyncio.Lock()
 
     async def reload(self) -> None:
@@ -134,8 +143,9 @@ class _Configuration:
         self._apply_log(after.log)
         self._cycles.apply(after)
         self._hooks.apply(after.hooks)
-        remembered = await self._catalog.agendas()
+        remembered, verified = await self._catalog.agendas(), await self._catalog.verifications()
         changed = changed_machines(before, after)
+        await self._verifier.keep(verification_schedules_of(after), verified, changed)
         await self._supervisor.keep(schedules_of(after), remembered, after.max_concurrent, changed)
         if self.triggers is not None:
             self.triggers.look_again()
@@ -144,6 +154,7 @@ class _Configuration:
 
 async def _live(
     supervisor: Supervisor,
+    verifier: Verifier,
     configuration: _Configuration,
     control: Control,
     hooks: HookRunner,
@@ -164,6 +175,7 @@ async def _live(
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(supervisor.run(), name="supervisor")
+            group.create_task(verifier.run(), name="verifier")
             group.create_task(triggers.watch(), name="triggers")
             group.create_task(_reload_at(hang_up, control), name="reload")
             group.create_task(hooks.run(), name="hooks")

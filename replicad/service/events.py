@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from replicad.model.agenda import Agenda
 from replicad.model.runs import Run
+from replicad.model.verification import VerificationResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,21 @@ class CycleEnded:
 
     run: Run
     agenda: Agenda
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationBegan:
+    """A machine's replica is being read back."""
+
+    vm: str
+
+
+@dataclass(frozen=True, slots=True)
+class VerificationEnded:
+    """What came of that."""
+
+    vm: str
+    result: VerificationResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,4 +56,4 @@ class Trouble:
     details: str = ""
 
 
-Event = CycleBegan | CycleEnded | MachineChanged | Trouble
+Event = CycleBegan | CycleEnded | VerificationBegan | VerificationEnded | MachineChanged | Trouble

@@ -10,8 +10,17 @@ import structlog
 
 from replicad.model.durations import human_duration
 from replicad.model.runs import Outcome, Run
+from replicad.model.verification import VerificationOutcome, VerificationResult
 
-from .events import CycleBegan, CycleEnded, Event, MachineChanged, Trouble
+from .events import (
+    CycleBegan,
+    CycleEnded,
+    Event,
+    MachineChanged,
+    Trouble,
+    VerificationBegan,
+    VerificationEnded,
+)
 
 _MOST_WAITING = 256
 
@@ -58,6 +67,10 @@ def log_event(event: Event) -> None:
             _log.info("cycle began", vm=run.vm, run=run.number, trigger=run.trigger.value, missed=run.missed)
         case CycleEnded(run, agenda):
             _log_end(run, agenda.failures)
+        case VerificationBegan(vm):
+            _log.info("verification began", vm=vm)
+        case VerificationEnded(vm, result):
+            _log_verification(vm, result)
         case MachineChanged(vm):
             _log.debug("machine changed", vm=vm)
         case Trouble(vm, text, details):
@@ -77,3 +90,13 @@ def _log_end(run: Run, failures: int) -> None:
         _log.error(run.failure.text, **facts, error=run.failure.error, means=run.failure.severity, failures=failures)
     else:
         _log.warning("cycle stopped; the next one goes on with it", **facts)
+
+
+def _log_verification(vm: str, result: VerificationResult) -> None:
+    facts = {"vm": vm, "took": human_duration(result.duration_s), "read_bytes": result.read_bytes}
+    if result.outcome is VerificationOutcome.CLEAN:
+        _log.info("verification done: the replica is sound", **facts, **({"note": result.text} if result.text else {}))
+    elif result.outcome is VerificationOutcome.DAMAGED:
+        _log.error(f"the replica is damaged: {result.text}", **facts, damaged_chunks=result.damaged_chunks)
+    else:
+        _log.error(f"the verification failed: {result.text}", **facts)

@@ -21,6 +21,7 @@ from replicad import __version__
 from replicad.model.agenda import Agenda
 from replicad.model.health import Health, State
 from replicad.model.runs import Outcome, Run
+from replicad.model.verification import VerificationOutcome
 
 from .control import Control, MachineView
 from .events import CycleEnded, Event
@@ -116,6 +117,7 @@ class Picture(Collector):
         yield from self._about_points()
         yield from self._about_what_is_ahead()
         yield from self._about_cycles()
+        yield from self._about_verifications()
 
     def _about_the_daemon(self) -> Iterator[Metric]:
         info = GaugeMetricFamily("replicad_build_info", "1; the version is a label.", labels=["version"])
@@ -177,8 +179,37 @@ class Picture(Collector):
         yield self._counter("changed_bytes", "Bytes of disks that had changed.", lambda c: c.changed_bytes)
         yield self._counter("sent_bytes", "Bytes sent to replicas.", lambda c: c.sent_bytes)
 
+    def _about_verifications(self) -> Iterator[Metric]:
+        outcome = GaugeMetricFamily(
+            "replicad_verification_outcome", "1 for what the last verification came to.", labels=["vm", "outcome"]
+        )
+        for view in self.views:
+            if (last := view.verification.last) is not None:
+                for one in VerificationOutcome:
+                    outcome.add_metric([view.vm, one.value], one is last.outcome)
+        yield outcome
+        yield self._gauge_of(
+            "verification_timestamp_seconds", "When the last verification ended.",
+            lambda view: view.verification.last.at.timestamp() if view.verification.last is not None else None,
+        )  # fmt: skip
+        yield self._gauge_of(
+            "verification_sound_timestamp_seconds", "When the last one ended that found the replica sound.",
+            lambda view: view.verification.sound_at.timestamp() if view.verification.sound_at is not None else None,
+        )  # fmt: skip
+        yield self._gauge_of(
+            "verification_damaged_chunks", "Chunks that are known to be damaged.",
+            lambda view: view.verification.damage.damaged_chunks if view.verification.damage is not None else 0,
+        )  # fmt: skip
+        yield self._gauge_of(
+            "verification_damaged", "1 while the replica is known to be damaged.",
+            lambda view: float(view.verification.damage is not None),
+        )  # fmt: skip
+
     def _gauge(self, name: str, text: str, of: Callable[[MachineView], float | None]) -> Metric:
-        family = GaugeMetricFamily(f"replicad_vm_{name}", text, labels=_VM)
+        return self._gauge_of(f"vm_{name}", text, of)
+
+    def _gauge_of(self, name: str, text: str, of: Callable[[MachineView], float | None]) -> Metric:
+        family = GaugeMetricFamily(f"replicad_{name}", text, labels=_VM)
         for vm, value in _known((view.vm, of(view)) for view in self.views):
             family.add_metric([vm], value)
         return family

@@ -22,6 +22,16 @@ def schedules_of(settings: Settings) -> dict[str, Schedule]:
     return {name: schedule_of(machine) for name, machine in settings.virtual_machines.items()}
 
 
+def verification_schedules_of(settings: Settings) -> dict[str, Schedule]:
+    """When verifications of all machines' replicas are due, by name; on another grid than cycles."""
+    return {name: _verification_schedule(machine) for name, machine in settings.virtual_machines.items()}
+
+
+def _verification_schedule(machine: VirtualMachine) -> Schedule:
+    every_s = machine.verify_every_s
+    return OnRequest() if every_s is None else Every(every_s, phase_s(f"{machine.name}/verify", every_s))
+
+
 def changed_machines(before: Settings, after: Settings) -> frozenset[str]:
     """The machines that are in both and that another cycle would be run differently for: by what is said of
     themselves, or of the servers."""

@@ -176,7 +176,9 @@ class VerifyGroup(_Group):
     """Reading the replica back and comparing it with its manifest."""
 
     every: Interval = None
-    """How often, or `manual`."""
+    """How often the daemon does it, or `manual`."""
+    bandwidth: Bandwidth = None
+    """How fast it may read then, beside the other limits."""
 
 
 class VirtualMachineGroup(_Group):

@@ -137,6 +137,8 @@ class VirtualMachine:
     consistency: Consistency = field(default_factory=Consistency)
     keep: Keep = field(default_factory=Keep)
     verify_every_s: int | None = None
+    verify_bandwidth: Timetable | None = None
+    """For verifications by the daemon, beside the other limits."""
     chunk_size_bytes: int | None = None
     """A power of two from 64 KiB to 4 MiB; None to choose by the size of each disk."""
     bandwidth: Timetable | None = None

@@ -31,6 +31,7 @@ def machine(vm: str, **facts: Any) -> dict[str, Any]:
             "average_sent_bytes": 1, "largest_sent_bytes": 1, "average_duration_s": 1.0, "longest_duration_s": 1.0,
             "rpo_kept_percent": 100.0,
         },
+        "verification": None, "verifying": None, "next_verification": None,
         **facts,
     }  # fmt: skip
 
@@ -120,9 +121,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif vm not in api.machines:
             text = f"cannot find virtual machine '{vm}': the daemon keeps: {', '.join(api.machines)}"
             self._send(404, {"error": {"kind": "NotFoundError", "text": text, "exit_code": 10}})
-        elif rest[0] == "sync" and "text/event-stream" in self.headers["Accept"]:
+        elif rest[0] in ("sync", "verify") and "text/event-stream" in self.headers["Accept"]:
             self._stream()
-        elif rest[0] == "sync":
+        elif rest[0] in ("sync", "verify"):
             self._send(202, {"vm": vm, "requested_at": "2026-11-23T18:00:00Z"})
         else:
             self._send(200, api.machines[vm])

@@ -22,22 +22,31 @@ from replicad.service.api.server import serve
 from replicad.service.control import Control
 from replicad.service.hub import Hub
 from replicad.service.metrics import Figures
-from replicad.service.plans import schedules_of
+from replicad.service.plans import schedules_of, verification_schedules_of
 from replicad.service.supervisor import Supervisor
 from replicad.service.surroundings import system_clock
+from replicad.service.verifying import CyclesFirst, Verifier
 from replicad.service.watch import Watch
 from replicad.settings import Settings
 from replicad.settings.load import parse
+from replicad.workflows.covered import Covered
+from replicad.workflows.damage import Verification
 from replicad.workflows.replicate import CycleReport
 
 VM, OTHER = "웹 서버 💾", "db"
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 Work = Callable[[str, Watch], Awaitable[None]]
+Reading = Callable[[str, Watch, bool], Awaitable[Verification]]
 
 
 async def no_work(vm: str, watch: Watch) -> None:
     """A cycle that has nothing to do."""
+
+
+async def nothing_found(vm: str, watch: Watch, repair: bool) -> Verification:
+    """A verification of a replica that is sound."""
+    return Verification(points=[1], read_bytes=100)
 
 
 @dataclass
@@ -93,8 +102,9 @@ def free_port() -> int:
 class _Scripted:
     """Cycles that do `work`, and then have made a point."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, reading: Reading) -> None:
         self._work = work
+        self._reading = reading
         self._number = 0
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
@@ -108,6 +118,10 @@ class _Scripted:
         )  # fmt: skip
         return CycleReport(point, False, counted)
 
+    async def verify(self, vm: str, watch: Watch, covered: Covered, *, repair: bool) -> Verification:
+        """As `Verifications.verify`."""
+        return await self._reading(vm, watch, repair)
+
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """As `Cycles.latest_point`."""
         return None
@@ -118,7 +132,10 @@ class _Scripted:
 
 @asynccontextmanager
 async def live_api(
-    settings: Settings, work: Work = no_work, reload: Callable[[], Awaitable[None]] | None = None
+    settings: Settings,
+    work: Work = no_work,
+    reload: Callable[[], Awaitable[None]] | None = None,
+    reading: Reading = nothing_found,
 ) -> AsyncIterator[Api]:
     """All of it, running."""
 
@@ -130,17 +147,22 @@ async def live_api(
         async with open_catalog(settings.state_dir / "catalog.sqlite", print) as catalog:
             figures = Figures(lambda: 7)
             hub = Hub(figures.hear)
-            supervisor = Supervisor(_Scripted(work), catalog, clock, settings.max_concurrent, hub.tell)
+            scripted = _Scripted(work, reading)
+            verifier = Verifier(scripted, catalog, clock, lambda vm: supervisor.look(vm).agenda, hub.tell)
+            await verifier.keep(verification_schedules_of(settings), await catalog.verifications())
+            first = CyclesFirst(scripted, verifier)
+            supervisor = Supervisor(first, catalog, clock, settings.max_concurrent, hub.tell)
             await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
-            control = Control(lambda: settings, supervisor, catalog, clock, reload or no_reload, hub)
+            control = Control(lambda: settings, supervisor, catalog, clock, reload or no_reload, hub, verifier)
             supervising = asyncio.create_task(supervisor.run())
             serving = asyncio.create_task(serve(control, figures, doors))
+            verifying = asyncio.create_task(verifier.run())
             try:
                 yield Api(settings, control, hub, figures, serving, supervising)
             finally:
-                for task in (serving, supervising):
+                for task in (serving, supervising, verifying):
                     task.cancel()
-                await asyncio.wait([serving, supervising])
+                await asyncio.wait([serving, supervising, verifying])
 
 
 @contextmanager

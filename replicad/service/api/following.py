@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
@@ -16,8 +16,10 @@ from replicad.service.supervisor import Glance
 from .shapes import progress_shape, run_shape
 from .streams import COMMENT, QUIET_S, Stop, event
 
+T = TypeVar("T")
+
 _EVERY_S = 0.25
-_LAST_WORD_S = 0.7
+LAST_WORD_S = 0.7
 """How long to wait for the end of a cycle that a stopping daemon breaks off."""
 
 
@@ -50,9 +52,9 @@ async def follow(
                 pieces, quiet_s = [COMMENT], 0.0
             for piece in pieces:
                 yield piece
-            await _until(asked, stop, _EVERY_S)
+            await until(asked, stop, _EVERY_S)
         if not asked.done():
-            await asyncio.wait({asked}, timeout=_LAST_WORD_S)
+            await asyncio.wait({asked}, timeout=LAST_WORD_S)
         if not asked.done() or asked.cancelled():
             text = "the daemon is stopping" if stop.is_set else _why_none(_look(control, vm))
             yield event("cancelled", Said(text=f"{text}: the cycle does not begin now"))
@@ -109,7 +111,7 @@ def _why_none(glance: Glance | None) -> str:
     return "the machine was paused" if glance.agenda.paused_at is not None else "nobody runs cycles any more"
 
 
-async def _until(asked: asyncio.Future[Run], stop: Stop, timeout_s: float) -> None:
+async def until(asked: asyncio.Future[T], stop: Stop, timeout_s: float) -> None:
     stopping = asyncio.ensure_future(stop.wait())
     either: set[asyncio.Future[Any]] = {asked, stopping}
     try:

@@ -11,6 +11,7 @@ from replicad.model.health import Health, State
 from replicad.model.points import Consistency
 from replicad.model.runs import Outcome, Run, Severity, Trigger
 from replicad.model.statistics import Statistics
+from replicad.model.verification import VerificationOutcome, VerificationResult
 from replicad.service.control import MachineView
 from replicad.service.watch import Progress
 
@@ -82,6 +83,23 @@ class StatisticsShape(_Shape):
     """In how much of the time the latest point was no older than the objective; null without one."""
 
 
+class VerificationShape(_Shape):
+    """What the last verification of the replica came to."""
+
+    at: datetime
+    """When it ended."""
+    outcome: VerificationOutcome
+    """`failed`: it could not be done."""
+    text: str | None
+    """What was found, or what failed; null: nothing to say."""
+
+
+class VerifiedShape(VerificationShape):
+    """The same, of a machine."""
+
+    vm: str
+
+
 class MachineShape(_Shape):
     """One virtual machine as it stands now."""
 
@@ -106,6 +124,12 @@ class MachineShape(_Shape):
     """Of the cycle under way, or of the last one."""
     statistics: StatisticsShape
     """Of the last day."""
+    verification: VerificationShape | None
+    """The last one; null: there was none yet."""
+    verifying: ProgressShape | None
+    """Of the verification that has begun."""
+    next_verification: datetime | None
+    """In the past if one waits for its turn; null: none will begin by itself."""
 
 
 class FailureShape(_Shape):
@@ -169,6 +193,20 @@ class SyncTaken(_Shape):
     requested_at: datetime
 
 
+class VerifyOrder(_Shape):
+    """What verification is wanted."""
+
+    repair: StrictBool = Field(default=False)
+    """Mend what the source, or the replica itself, still has the bytes for."""
+
+
+class VerifyTaken(_Shape):
+    """The replica will be verified as soon as it is its turn; one that has begun counts."""
+
+    vm: str
+    requested_at: datetime
+
+
 class ReloadShape(_Shape):
     """The configuration was taken."""
 
@@ -211,7 +249,15 @@ def machine_shape(view: MachineView) -> MachineShape:
         else None,
         warnings=list(view.warnings),
         statistics=_statistics_shape(view.statistics),
+        verification=verification_shape(view.verification.last) if view.verification.last else None,
+        verifying=progress_shape(view.verifying) if view.verifying else None,
+        next_verification=view.verification.wanted_at if view.agenda.paused_at is None else None,
     )
+
+
+def verification_shape(result: VerificationResult) -> VerificationShape:
+    """What a verification came to, as it is told."""
+    return VerificationShape(at=result.at, outcome=result.outcome, text=result.text)
 
 
 def progress_shape(progress: Progress) -> ProgressShape:

@@ -10,10 +10,18 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from replicad.service.api.answers import error_response
-from replicad.service.api.shapes import Alive, Ready, ReloadShape, answers, run_shape
+from replicad.service.api.shapes import Alive, Ready, ReloadShape, VerifiedShape, answers, run_shape
 from replicad.service.api.streams import COMMENT, QUIET_S, EventStream, Stop, event
 from replicad.service.control import Control
-from replicad.service.events import CycleBegan, CycleEnded, Event, MachineChanged, Trouble
+from replicad.service.events import (
+    CycleBegan,
+    CycleEnded,
+    Event,
+    MachineChanged,
+    Trouble,
+    VerificationBegan,
+    VerificationEnded,
+)
 from replicad.service.metrics import CONTENT_TYPE, Figures
 
 
@@ -46,7 +54,8 @@ def daemon_routes(control: Control, figures: Figures, stop: Stop) -> APIRouter:
         responses={200: {"description": "Events, without end.", "content": {"text/event-stream": {}}}, **answers(503)},
     )
     async def events() -> Response:
-        """What happens from now on, in all machines: `machine`, `began`, `ended`, `trouble`.
+        """What happens from now on, in all machines: `machine`, `began`, `ended`, `verifying`, `verified`,
+        `trouble`.
 
         Who reads too slowly misses the oldest events that it has not read.
         """
@@ -99,6 +108,10 @@ def _piece(happened: Event) -> str:
             return event("began", run_shape(run))
         case CycleEnded(run):
             return event("ended", run_shape(run))
+        case VerificationBegan(vm):
+            return event("verifying", Changed(vm=vm))
+        case VerificationEnded(vm, result):
+            return event("verified", VerifiedShape(vm=vm, at=result.at, outcome=result.outcome, text=result.text))
         case MachineChanged(vm):
             return event("machine", Changed(vm=vm))
         case Trouble(vm, text):

@@ -11,11 +11,14 @@ from starlette.responses import Response
 
 from replicad.model.errors import ConfigError
 from replicad.service.api.following import follow
+from replicad.service.api.following_verification import follow_verification
 from replicad.service.api.shapes import (
     MachineShape,
     RunsShape,
     SyncOrder,
     SyncTaken,
+    VerifyOrder,
+    VerifyTaken,
     answers,
     machine_shape,
     run_shape,
@@ -86,6 +89,29 @@ def _add_orders(router: APIRouter, control: Control, stop: Stop) -> None:
             return EventStream(follow(control, vm, under_way, asked, stop))
         asked.cancel()  # nobody waits for it
         return SyncTaken(vm=vm, requested_at=now)
+
+    @router.post(
+        "/vms/{vm}/verify",
+        status_code=202,
+        response_model=VerifyTaken,
+        responses={
+            200: {"description": "The verification, as a stream that ends with it.", "content": {_STREAM: {}}},
+            **answers(400, 404, 409, 411, 413, 422, 503),
+        },
+    )
+    async def verify(vm: str, request: Request, order: VerifyOrder | None = None) -> VerifyTaken | Response:
+        """Have the replica read back and compared as soon as it is its turn; a verification that has begun counts.
+
+        One is done at a time, and it gives way to cycles of the machine. With `Accept: text/event-stream` the answer is
+        a stream: `waiting`, `progress` (at most four a second), `warning`, and last `ended` (what was found) or
+        `cancelled` (it will not be done). To leave it does not stop the verification.
+        """
+        now = control.now()
+        asked = await control.verify(vm, repair=order is not None and order.repair)
+        if _wants_stream(request.headers.get("accept", "")):
+            return EventStream(follow_verification(control, vm, asked, stop))
+        asked.cancel()  # nobody waits for it
+        return VerifyTaken(vm=vm, requested_at=now)
 
     @router.post("/vms/{vm}/pause", responses=answers(404, 411, 413, 422, 503))
     async def pause(vm: str) -> MachineShape:
