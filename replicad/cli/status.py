@@ -60,16 +60,18 @@ def _print(machines: list[dict[str, Any]], as_json: bool, *, from_daemon: bool) 
         return
     from datetime import UTC, datetime
 
-    from .status_table import DAEMON_HEADERS, HEADERS, RIGHT, daemon_row, reasons, row
+    from .status_table import DAEMON_HEADERS, HEADERS, RIGHT, daemon_row, reasons, row, verifications
 
+    now = datetime.now(UTC)
     if from_daemon:
-        now = datetime.now(UTC)
         print_table(DAEMON_HEADERS, [daemon_row(machine, now) for machine in machines], right=RIGHT)
     else:
         print_table(HEADERS, [row(machine) for machine in machines], right=RIGHT)
     for machine in machines:
         for reason in reasons(machine):
             print_line(reason)
+        for line in verifications(machine, now):
+            print_line(line)
 
 
 async def _look(settings: Settings, machines: list[VirtualMachine], observe: Observer) -> list[Row]:

@@ -43,10 +43,14 @@ def point_text(point: Machine | None) -> str:
 
 
 def under_way(machine: Machine) -> str:
-    """How far the cycle under way is; '-' if there is none."""
+    """How far the cycle under way is, or the verification; '-' if there is neither."""
     progress = machine.get("progress")
+    if progress is None and machine.get("run"):
+        return "a cycle"
     if progress is None:
-        return "a cycle" if machine.get("run") else "-"
+        progress = machine.get("verifying")
+    if progress is None:
+        return "-"
     done, total = progress["done_bytes"], progress["total_bytes"]
     share = f" {min(100, done * 100 // total)} %" if total else ""
     sent = f", {human_bytes(progress['sent_bytes'])} sent" if progress["sent_bytes"] else ""
@@ -56,6 +60,16 @@ def under_way(machine: Machine) -> str:
 def reasons(machine: Machine) -> list[str]:
     """What keeps its health from being normal, a line each."""
     return [f"{machine['vm']}: {reason}" for reason in machine["reasons"]]
+
+
+def verifications(machine: Machine, now: datetime) -> list[str]:
+    """What the last verification came to, in a line; none where there was none, and where the reasons tell."""
+    last = machine.get("verification")
+    if last is None or last["outcome"] != "clean":
+        return []
+    ago = human_duration(max(0, round((now - datetime.fromisoformat(last["at"])).total_seconds())))
+    note = f" ({last['text']})" if last["text"] else ""
+    return [f"{machine['vm']}: verified {ago} ago: sound{note}"]
 
 
 def worst_first(machines: Sequence[Machine]) -> list[Machine]:
@@ -76,6 +90,10 @@ def news(before: Machine | None, now: Machine) -> list[str]:
         told.append("the cycle under way ended without a point")
     if run is not None and is_another:
         told.append(f"a cycle began ({run['trigger']})")
+    verified = now.get("verification")
+    if verified and verified != before.get("verification"):
+        text = f": {verified['text']}" if verified["text"] else ""
+        told.append(f"verification ended: {verified['outcome']}{text}")
     if any(before[key] != now[key] for key in ("state", "health")):
         told.append(_standing(now))
     return told

@@ -11,9 +11,9 @@ import click
 from replicad.model import errors
 from replicad.model.errors import BusyError, ReplicadError, UnreachableError
 from replicad.model.names import printable
-from replicad.model.progress import Advanced, Observer, PhaseStarted, Warned
 
 from .daemon_client import Daemon, ServerEvent, ToldError, path_of
+from .followed import Heard
 from .interrupts import sigterm_as_ctrl_c
 from .progress import showing_progress
 
@@ -34,10 +34,10 @@ def follow_cycle(daemon: Daemon, vm: str, *, resync: bool) -> dict[str, Any]:
     asked = False
     try:
         with sigterm_as_ctrl_c(), showing_progress() as observe:
-            heard = _Heard(vm, observe)
+            heard = Heard(observe)
             with daemon.follow(path_of(vm, "sync"), {"resync": resync}) as events:
                 asked = True
-                run = heard.to_the_end(events)
+                run = _to_the_end(vm, heard, events)
     except KeyboardInterrupt:
         if asked:
             said = f"replicad: the cycle of {vm} goes on in the daemon; 'replicad status {vm}' tells how far it is"
@@ -46,52 +46,26 @@ def follow_cycle(daemon: Daemon, vm: str, *, resync: bool) -> dict[str, Any]:
     return _facts(run, heard.warnings)
 
 
-class _Heard:
-    """What is heard of a cycle, told on as if it ran here."""
-
-    def __init__(self, vm: str, observe: Observer) -> None:
-        self.warnings: list[str] = []
-        self._vm = vm
-        self._observe = observe
-        self._phase: tuple[str, int | None] | None = None
-        self._done_bytes = self._sent_bytes = 0
-
-    def to_the_end(self, events: Iterator[ServerEvent]) -> Run:
-        """The cycle that is done. BusyError if none will begin, UnreachableError if the stream ends without an end."""
-        for event in events:
-            data = event.data
-            match event.name:
-                case "waiting":
-                    behind = data["behind"]
-                    self._enter("waiting for a place" if behind is None else "waiting for the cycle under way", None)
-                case "progress":
-                    self._hear(data)
-                case "warning":
-                    self.warnings.append(data["text"])
-                    self._observe(Warned(data["text"]))
-                case "cancelled":
-                    hint = f"'replicad status {self._vm}' tells how it stands."
-                    raise BusyError("follow", f"the cycle of {self._vm}", data["text"], hint)
-                case "ended":
-                    return _done(data)
-        answer = "the daemon ended the connection before the cycle had ended"
-        hint = f"It goes on with the cycle when it runs again; 'replicad status {self._vm}' tells."
-        raise UnreachableError("follow", f"the cycle of {self._vm}", answer, hint)
-
-    def _hear(self, progress: Mapping[str, Any]) -> None:
-        done, sent = progress["done_bytes"], progress["sent_bytes"]
-        begun_again = done < self._done_bytes or sent < self._sent_bytes
-        self._enter(progress["phase"], progress["total_bytes"], again=begun_again)
-        if (done, sent) != (self._done_bytes, self._sent_bytes):
-            self._observe(Advanced(done - self._done_bytes, sent - self._sent_bytes))
-            self._done_bytes, self._sent_bytes = done, sent
-
-    def _enter(self, phase: str, total_bytes: int | None, *, again: bool = False) -> None:
-        if self._phase == (phase, total_bytes) and not again:
-            return
-        self._phase = phase, total_bytes
-        self._done_bytes = self._sent_bytes = 0
-        self._observe(PhaseStarted(phase, total_bytes))
+def _to_the_end(vm: str, heard: Heard, events: Iterator[ServerEvent]) -> Run:
+    """The cycle that is done. BusyError if none will begin, UnreachableError if the stream ends without an end."""
+    for event in events:
+        data = event.data
+        match event.name:
+            case "waiting":
+                behind = data["behind"]
+                heard.enter("waiting for a place" if behind is None else "waiting for the cycle under way", None)
+            case "progress":
+                heard.progress(data)
+            case "warning":
+                heard.warning(data["text"])
+            case "cancelled":
+                hint = f"'replicad status {vm}' tells how it stands."
+                raise BusyError("follow", f"the cycle of {vm}", data["text"], hint)
+            case "ended":
+                return _done(data)
+    answer = "the daemon ended the connection before the cycle had ended"
+    hint = f"It goes on with the cycle when it runs again; 'replicad status {vm}' tells."
+    raise UnreachableError("follow", f"the cycle of {vm}", answer, hint)
 
 
 def _done(run: Run) -> Run:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,84 @@ def test_who_stops_following_is_told_that_the_cycle_goes_on(sent: signal.Signals
     assert (process.returncode, out, err.replace("\n\n", "\n")) == (130, "", goes_on + "replicad: interrupted\n")
 
 
+def _end(**facts: Any) -> dict[str, Any]:
+    """How a verification ended, as the daemon tells it."""
+    return {
+        "vm": VM, "at": "2026-11-23T18:00:00Z", "outcome": "clean", "text": None, "error": None, "points": [1, 2],
+        "damaged_points": [], "read_bytes": 5 << 20, "damages": [], "leftovers": [], **facts,
+    }  # fmt: skip
+
+
+DAMAGE = {
+    "part": "disk", "file": f"{VM}/disks/디스크.vhdx", "reason": "chunk 3 does not match the manifest",
+    "affects": "디스크.vhdx of point 2", "points": [1, 2], "chunks": [3], "repaired": False, "not_repaired": None,
+}  # fmt: skip
+
+
+def test_verify_follows_the_daemons_verification_and_reports_as_ever(
+    api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = {"phase": "verifying", "done_bytes": 1 << 20, "sent_bytes": 0, "total_bytes": 5 << 20}
+    api.story = [
+        ("waiting", {"behind": None}), ("progress", progress), ("warning", {"text": "조심"}), ("ended", _end()),
+    ]  # fmt: skip
+    assert main(["verify", VM]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{VM}: 2 points, 5 MiB read back: sound\n"
+    assert "조심" in err
+    assert api.asked[-1] == (f"POST /vms/{VM}/verify", {"repair": False})
+    api.story = [("ended", _end(outcome="damaged", text="…", damages=[DAMAGE], damaged_points=[1, 2]))]
+    assert main(["verify", VM, "--repair", "--json"]) == 3
+    found = json.loads(capsys.readouterr().out)
+    assert (found["damages"], found["damaged_points"]) == ([DAMAGE], [1, 2])
+    assert api.asked[-1] == (f"POST /vms/{VM}/verify", {"repair": True})
+
+
+def test_both_ways_of_verify_tell_the_same_facts(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sync", VM, "--standalone"]) == 0
+    capsys.readouterr()
+    assert main(["verify", VM, "--standalone", "--json"]) == 0
+    here = json.loads(capsys.readouterr().out)
+    api.story = [("ended", _end())]
+    assert main(["verify", VM, "--json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)) == list(here)
+
+
+GONE = {"kind": "UnreachableError", "exit_code": 5}
+
+
+@pytest.mark.parametrize(
+    ("story", "code", "text"),
+    [
+        ([("ended", _end(outcome="failed", text="nas is gone", error=GONE))], 5, "nas is gone"),
+        ([("cancelled", {"text": "the machine was paused"})], 5, "the machine was paused"),
+        ([None], 5, "the daemon ended the connection before it had ended"),
+    ],
+    ids=["failed", "cancelled", "lost"],
+)  # fmt: skip
+def test_a_verification_that_is_not_done_ends_the_command_as_it_would_here(
+    story: list[tuple[str, Any] | None], code: int, text: str, api: Api, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.story = story
+    assert main(["verify", VM]) == code
+    assert text in capsys.readouterr().err
+
+
+def test_verify_may_only_ask(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", VM, "--no-wait"]) == 0
+    out, _ = capsys.readouterr()
+    assert out == f"{VM}: a verification was asked for; 'replicad status {VM}' tells what it found\n"
+    for option in (["--standalone"], ["--point", "1"], ["--bandwidth", "1M"]):
+        assert main(["verify", VM, "--no-wait", *option]) == 2
+
+
+def test_status_tells_when_a_replica_was_found_sound(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    at = (datetime.now(UTC) - timedelta(hours=2)).isoformat()
+    api.machines[VM]["verification"] = {"at": at, "outcome": "clean", "text": "1 damage was found and repaired"}
+    assert main(["status"]) == 0
+    assert f"{VM}: verified 2h ago: sound (1 damage was found and repaired)\n" in capsys.readouterr().out
+
+
 def test_pause_resume_and_reload(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pause", VM]) == 0
     assert capsys.readouterr().out == f"{VM}: paused; no cycle begins until 'replicad resume {VM}'\n"
@@ -253,7 +331,7 @@ def test_verbs_that_work_here_say_that_a_daemon_is_beside_them(
     assert main(["sync", VM, "--standalone"]) == 0
     capsys.readouterr()
     for verb in (
-        ["verify", VM],
+        ["verify", VM, "--point", "1"],
         ["prune", VM],
         ["restore", VM, "--to", str(tmp_path / "복원")],
         ["sync", VM, "--dry-run"],
@@ -264,7 +342,7 @@ def test_verbs_that_work_here_say_that_a_daemon_is_beside_them(
 
 HOLDS = """
 import asyncio, sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from replicad.replica.layout import Layout
 from replicad.service.this_host import this_process_holder
 from replicad.storage.local import LocalShare
@@ -280,7 +358,7 @@ asyncio.run(hold())
 
 
 @pytest.mark.parametrize(
-    "verb", [["prune", VM], ["verify", VM, "--repair"], ["points", VM, "--pin", "1"]], ids=" ".join
+    "verb", [["prune", VM], ["verify", VM, "--point", "1"], ["points", VM, "--pin", "1"]], ids=" ".join
 )
 def test_who_meets_the_daemons_cycle_is_told_what_to_do(
     verb: Sequence[str], api: Api, tmp_path: Path, capsys: pytest.CaptureFixture[str]

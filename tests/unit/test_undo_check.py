@@ -12,8 +12,8 @@ from replicad.replica.hashing import hash_chunk
 from replicad.replica.undo_format import BLOCK_BYTES
 from replicad.replica.undo_log import UndoIndex, index_undo_log
 from replicad.storage.port import OpenMode, ShareFile
-from replicad.workflows.damage import Part
 from replicad.workflows.covered import Covered, FileCover
+from replicad.workflows.damage import Part
 from replicad.workflows.undo_check import damaged_entries
 from replicad.workflows.verify import verify
 from tests.support.world import CHUNK, VM, World, memory_world

@@ -59,7 +59,7 @@ async def _broken_off(work: Coroutine[Any, Any, Verification], covered: Covered,
     with small_pieces():
         task = asyncio.create_task(work)
         enough = covered.steps + steps
-        while not task.done() and (covered.is_mending or covered.steps < enough):
+        while not task.done() and (covered.is_mending or covered.steps < enough):  # noqa: ASYNC110 - turn by turn
             await asyncio.sleep(0)
         task.cancel()
         await asyncio.wait([task])
