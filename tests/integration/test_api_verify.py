@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 from replicad.model.errors import UnreachableError
@@ -28,8 +29,8 @@ class _Replica:
         watch.hear(Advanced(60))
         watch.hear(Warned("조심"))
         await self.may.wait()
-        repaired = Damage(*(getattr(DAMAGE, name) for name in DAMAGE.__slots__[:6]), repair)
-        damages, self.is_damaged = [repaired] if self.is_damaged else [], self.is_damaged and not repair
+        found = replace(DAMAGE, repaired=repair)
+        damages, self.is_damaged = [found] if self.is_damaged else [], self.is_damaged and not repair
         return Verification([1], 100, damages, ["웹/x"])
 
 
@@ -58,9 +59,12 @@ async def test_a_verification_is_followed_to_its_end_and_shown_from_then_on(tmp_
         ill = (await client.get(AT)).json()
         assert ill["verification"] == {key: end[key] for key in ("at", "outcome", "text")}
         assert (ill["verifying"], ill["health"]) == (None, "critical")
+        replica.may.clear()
         taken = await client.post(f"{AT}/verify", json={"repair": True})
         assert (taken.status_code, taken.json()["vm"]) == (202, VM)
-        assert (await (await api.control.verify(VM))).result.text == "1 damage was found and repaired"
+        same = await api.control.verify(VM)
+        replica.may.set()
+        assert (await same).result.text == "1 damage was found and repaired"
         assert (await client.get(AT)).json()["health"] == "warning"  # there is no point yet
 
 
