@@ -153,8 +153,8 @@ class Control:
         return statistics
 
     def _hear(self, event: Event) -> None:
-        """What was counted before a cycle ended is old, nothing is kept of machines that are gone, and verifications may
-        begin or have to stop."""
+        """What was counted before a cycle ended is old, nothing is kept of machines that are gone, and verifications
+        may begin or have to stop."""
         if isinstance(event, CycleEnded):
             vm = event.run.vm
             self._statistics.pop(vm, None)

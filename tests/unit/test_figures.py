@@ -15,6 +15,7 @@ from replicad.model.health import Health, Standing, State
 from replicad.model.points import Consistency
 from replicad.model.runs import Outcome
 from replicad.model.statistics import Statistics
+from replicad.model.verification import VerificationPlan
 from replicad.service.control import MachineView
 from replicad.service.metrics import Counts, Picture, text_of
 
@@ -30,7 +31,7 @@ def picture(*names: str) -> Picture:
         MachineView(
             name, Standing(State.REPLICATING, [*Health][n % 3], (), 5 if n % 2 else None),
             Agenda(name, NOW, NOW if n % 2 else None, latest=LatestPoint(n, NOW, Consistency.COLD) if n % 2 else None),
-            None, None, (), NOW if n % 2 else None, 300, DAY,
+            None, None, (), NOW if n % 2 else None, 300, DAY, VerificationPlan(name), None,
         )
         for n, name in enumerate(names)
     ]  # fmt: skip
