@@ -43,6 +43,8 @@ class Attempt:
     watch: Watch
     resync: bool
     task: asyncio.Task[None] | None = None
+    has_begun: bool = False
+    """Whether the task has taken its first step."""
     stalled: bool = False
     seen: LatestPoint | None = None
     """The latest point of a replica that another host keeps."""

@@ -270,8 +270,11 @@ class Supervisor:
         machine.attempt, machine.asking = attempt, []
         attempt.task = group.create_task(self._cycle(machine, attempt), name=f"cycle of {before.vm}")
         self._under_way[attempt.task] = attempt
+        # One that is cancelled before its first step never comes to its own end.
+        attempt.task.add_done_callback(lambda _: self._leave(machine, attempt))
 
     async def _cycle(self, machine: _Machine, attempt: Attempt) -> None:
+        attempt.has_begun = True
         try:
             begun = await self._remember(self._memory.begin_run(attempt.run))
             attempt.run = begun or attempt.run
@@ -286,13 +289,19 @@ class Supervisor:
             )
             self._tell(CycleEnded(attempt.run, machine.agenda))
         finally:
-            machine.attempt, machine.last, machine.warnings = None, attempt.run.outcome, tuple(attempt.watch.warnings)
-            if attempt.task is not None:
-                self._under_way.pop(attempt.task, None)
-            self._changed.set()
-            for future in attempt.waiting:
-                if not future.done():
-                    future.set_result(attempt.run)
+            self._leave(machine, attempt)
+
+    def _leave(self, machine: _Machine, attempt: Attempt) -> None:
+        """Let others have the place of a cycle that has ended. Fine if they have it already."""
+        if attempt.task is None or self._under_way.pop(attempt.task, None) is None:
+            return
+        machine.attempt, machine.last, machine.warnings = None, attempt.run.outcome, tuple(attempt.watch.warnings)
+        self._changed.set()
+        for future in attempt.waiting:
+            if attempt.run.outcome is None:
+                future.cancel()
+            elif not future.done():
+                future.set_result(attempt.run)
 
     async def _turn(self, machine: _Machine, agenda: Agenda) -> None:
         """From now on the machine's agenda is another one."""
@@ -312,6 +321,8 @@ class Supervisor:
     async def _stop(self, machine: _Machine) -> None:
         attempt = machine.attempt
         if attempt is not None and attempt.task is not None:
+            if not attempt.has_begun:
+                await asyncio.sleep(0)  # else nothing would remember that it was wanted
             attempt.task.cancel()
             await asyncio.wait([attempt.task])
 

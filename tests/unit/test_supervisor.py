@@ -613,3 +613,32 @@ def test_machine_that_nobody_held_back_still_counts_what_it_missed_when_it_is_re
     assert agendas.resumed(waiting, MONDAY + MINUTE) == waiting
     held = replace(waiting, paused_at=MONDAY)
     assert agendas.resumed(held, MONDAY + MINUTE) == replace(waiting, due_at=MONDAY + MINUTE)
+
+
+@pytest.mark.parametrize("turns", range(12))
+@pytest.mark.parametrize("leaves", [False, True], ids=["paused", "taken away"])
+def test_a_cycle_that_is_stopped_at_any_turn_of_the_loop_leaves_its_machine_and_its_place_free(
+    turns: int, leaves: bool
+) -> None:
+    """Also before it has taken its first step."""
+    daemon = Daemon(SettableClock(), most_at_once=1)
+    both: dict[str, Schedule] = {VM: Every(3600, 100), OTHER: OnRequest()}
+
+    async def stop_it() -> None:
+        await asyncio.sleep(100)
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        if leaves:
+            await daemon.keep({OTHER: OnRequest()})
+            await daemon.keep(both)
+        else:
+            await daemon.supervisor.pause(VM)
+            assert daemon.supervisor.look(VM).run is None
+            await daemon.supervisor.resume(VM)
+        for vm in (OTHER, VM):
+            run = await (await daemon.supervisor.request(vm))
+            assert run.outcome is Outcome.DONE
+
+    daemon.run_for(both, 3 * MINUTE, stop_it)
+    assert [daemon.ledger.of(vm)[-1].outcome for vm in (VM, OTHER)] == [Outcome.DONE] * 2
+    assert all(run.outcome is not None for run in daemon.ledger.runs.values())
