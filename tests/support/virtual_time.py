@@ -37,6 +37,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._virtual = _Selector()
         super().__init__(self._virtual)
+        # As real loops have a nanosecond, which after a hundred days is less than a step of the floating point.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         return self._virtual.now_s

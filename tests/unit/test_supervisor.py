@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
+from random import Random
 
 import pytest
 
@@ -27,6 +29,7 @@ from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statist
 from replicad.model.progress import PhaseStarted, Warned
 from replicad.model.runs import Outcome, Run, Trigger, failure_of
 from replicad.model.schedule import Every, OnRequest, Schedule
+from replicad.service import supervisor
 from replicad.service.cron_schedule import CronSchedule
 from replicad.service.events import CycleEnded, Event, Trouble
 from replicad.service.supervisor import Supervisor
@@ -90,6 +93,7 @@ class Daemon:
         self.events: list[Event] = []
         self.at_once = self.most_seen = self.given_up = 0
         self.resyncs: list[bool] = []
+        self.points: Counter[str] = Counter()
         self.seen: LatestPoint | None = None
         self.most_at_once = most_at_once
 
@@ -104,9 +108,9 @@ class Daemon:
                 await self.work(vm, watch)
         finally:
             self.at_once -= 1
-        number = sum(run.outcome is Outcome.DONE for run in self.ledger.of(vm)) + 1
+        self.points[vm] += 1
         point = RecoveryPoint(
-            1, "r", vm, number, None, self.time.now(), CycleKind.DELTA, Consistency.COLD, 1, "h", (), (), (),
+            1, "r", vm, self.points[vm], None, self.time.now(), CycleKind.DELTA, Consistency.COLD, 1, "h", (), (), (),
             Statistics(1, 1, 1, 1, 1),
         )  # fmt: skip
         return CycleReport(point, False, point.statistics)
@@ -642,3 +646,47 @@ def test_a_cycle_that_is_stopped_at_any_turn_of_the_loop_leaves_its_machine_and_
     daemon.run_for(both, 3 * MINUTE, stop_it)
     assert [daemon.ledger.of(vm)[-1].outcome for vm in (VM, OTHER)] == [Outcome.DONE] * 2
     assert all(run.outcome is not None for run in daemon.ledger.runs.values())
+
+
+@pytest.mark.usefixtures("zone")
+def test_four_hundred_days_lose_and_double_no_due_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over two ends of a year, a leap day and both changes of the clocks, while cycles fail, take long, and wait."""
+    monkeypatch.setattr(supervisor, "_TICK_S", 3600.0)
+    start = datetime(2027, 12, 1, tzinfo=UTC)
+    luck = Random(5)
+    schedules: dict[str, Schedule] = {
+        "여섯 시간": Every(21600, 1234.5),
+        "매시": Every(3600, 17),
+        "밤": CronSchedule(parse_cron("30 2 * * *")),
+        "평일": CronSchedule(parse_cron("0 22 * * mon-fri")),
+        "그믐": CronSchedule(parse_cron("59 23 31 12 *")),
+        "윤일": CronSchedule(parse_cron("0 12 29 2 *")),
+    }
+    errors = (LOST, OutOfSpaceError("write", "nas", "no space is left"))
+
+    async def work(vm: str, watch: Watch) -> None:
+        await asyncio.sleep(luck.choice([1, 10, 600, 1100]))
+        if luck.random() < 0.1:
+            raise luck.choice(errors)
+
+    daemon = Daemon(SettableClock(start), work, most_at_once=2)
+    daemon.run_for(schedules, timedelta(days=400))
+    counts = {}
+    for vm, schedule in schedules.items():
+        first, *runs = daemon.ledger.of(vm)
+        assert first.due_at == start
+        counts[vm] = sum(one.missed + (one.trigger is Trigger.SCHEDULE) for one in runs)
+        assert counts[vm] == schedule.count_between(first.started_at, runs[-1].started_at)
+        due = [one for one in runs if one.trigger is Trigger.SCHEDULE]
+        for before, after in pairwise([first, *due]):
+            following = schedule.next_after(before.started_at)
+            assert following is not None
+            # A retry may be wanted at the due time itself, or a little before, when there is no room.
+            assert after.due_at == following or (after.due_at < following <= after.started_at)
+        for before, after in pairwise([first, *runs]):
+            assert before.ended_at is not None
+            assert before.ended_at <= after.started_at
+    assert counts["밤"] == 400
+    assert (counts["그믐"], counts["윤일"]) == (2, 1)
+    assert daemon.most_seen == 2
+    assert not [event for event in daemon.events if isinstance(event, Trouble)]
