@@ -116,11 +116,13 @@ class Supervisor:
         """
         self._most_at_once = most_at_once
         away = {vm: agenda for vm, agenda in remembered.items() if vm not in schedules}
-        for vm in [vm for vm in self._machines if vm not in schedules]:
-            gone = self._machines.pop(vm)
-            gone.give_up_asking()
-            await self._stop(gone)
-            away[vm] = gone.agenda
+        # All at once: none of them must begin a cycle in the place of another one.
+        gone = {vm: self._machines.pop(vm) for vm in [*self._machines] if vm not in schedules}
+        for machine in gone.values():
+            machine.give_up_asking()
+        await self._stop(*gone.values())
+        for vm, machine in gone.items():
+            away[vm] = machine.agenda
             self._tell(MachineChanged(vm))
         now = self._clock.now()
         changes = [agendas.left(agenda, now) for agenda in away.values() if agenda.left_at is None]
@@ -318,13 +320,15 @@ class Supervisor:
             self._tell(Trouble(None, f"what happens can't be written down, and is forgotten at a restart: {error}"))
             return None
 
-    async def _stop(self, machine: _Machine) -> None:
-        attempt = machine.attempt
-        if attempt is not None and attempt.task is not None:
-            if not attempt.has_begun:
-                await asyncio.sleep(0)  # else nothing would remember that it was wanted
-            attempt.task.cancel()
-            await asyncio.wait([attempt.task])
+    async def _stop(self, *machines: _Machine) -> None:
+        attempts = [one.attempt for one in machines if one.attempt is not None]
+        if not all(attempt.has_begun for attempt in attempts):
+            await asyncio.sleep(0)  # else nothing would remember that they were wanted
+        tasks = [attempt.task for attempt in attempts if attempt.task is not None]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     def _machine(self, vm: str) -> _Machine:
         machine = self._machines.get(vm)

@@ -112,6 +112,7 @@ class Cycles:
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """As `Cycles.run`."""
         rules = self.rules
+        await asyncio.sleep(0)  # where one ends that was stopped before it came here
         assert vm not in self.under_way, "two cycles of one machine at once"
         assert len(self.under_way) < MOST_AT_ONCE, "more cycles than may be at once"
         assert vm not in rules.paused, "a cycle of a paused machine"
@@ -157,6 +158,8 @@ class SupervisorRules(RuleBasedStateMachine):
         """The number of the last run before a machine's due times were counted anew, as it was held back, or got
         another schedule: those after it are accounted for together."""
         self.killed: set[int] = set()
+        self.left: dict[str, datetime] = {}
+        """Since when paused machines are not kept."""
         self.asked: list[tuple[asyncio.Future[Run], str, float]] = []
         self.began_s: dict[str, float] = {}
         """When the last cycle of a machine began, by the clock of the loop."""
@@ -220,7 +223,9 @@ class SupervisorRules(RuleBasedStateMachine):
             for vm in NAMES:
                 if self.kept.get(vm) != after.get(vm) or vm in changed:
                     self._seam(vm)
+            self.left |= {vm: self.time.now() for vm in self.kept.keys() - after.keys()}
             self.kept = after
+            self._forget()
             await self.supervisor.keep(after, dict(self.ledger.agendas), MOST_AT_ONCE, changed & after.keys())
             for vm in after:
                 assert (self.supervisor.look(vm).agenda.paused_at is not None) == (vm in self.paused)
@@ -367,7 +372,16 @@ class SupervisorRules(RuleBasedStateMachine):
     def _seam(self, vm: str) -> None:
         self.seams[vm] = max(self.ledger.runs, default=0)
 
+    def _forget(self) -> None:
+        """Nothing is left of the pauses of machines that have been away for a month."""
+        for vm, at in [*self.left.items()]:
+            if self.time.now() - at > agendas.FORGOTTEN_AFTER:
+                self.paused.discard(vm)
+            if vm in self.kept or vm not in self.paused:
+                del self.left[vm]
+
     async def _start(self) -> None:
+        self._forget()
         self.cycles = Cycles(self)
         self.supervisor = Supervisor(self.cycles, self.ledger, self.time.clock, MOST_AT_ONCE, self.events.append)
         await self.supervisor.keep(self.kept, dict(self.ledger.agendas), MOST_AT_ONCE)
