@@ -108,7 +108,7 @@ async def open_target(
     bandwidth: Timetable | None = None,
 ) -> AsyncIterator[OpenTarget]:
     """Connect to the target's share for as long as the context lasts, with a limit of its own if one was typed.
-    DivergedError if the replica there is that of another virtual machine than the configured one."""
+    OtherMachineError if the replica there is that of another virtual machine than the configured one."""
     from replicad.replica.directory import check_is_replica_of
     from replicad.service.compose import Shares
     from replicad.service.surroundings import surroundings

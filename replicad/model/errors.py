@@ -23,7 +23,8 @@
     └── ConflictError             exit 1
         ├── LockedError           exit 11  another writer holds the lock
         ├── StaleGenerationError           this host's role is over
-        └── DivergedError                  the replica belongs to something else
+        └── DivergedError                  the replica was made from another source
+            └── OtherMachineError          the replica is another virtual machine's
 
 Adapters translate NTSTATUS and errno into these once, by number and never by message text. What is tried again by
 itself, and where, is a lost connection (`was_lost`): the reading of a file goes on where it was (storage/retrying.py),
@@ -165,3 +166,7 @@ class StaleGenerationError(ConflictError):
 
 class DivergedError(ConflictError):
     """The replica belongs to another virtual machine or source, or both sides have changed."""
+
+
+class OtherMachineError(DivergedError):
+    """The replica is that of another virtual machine: no resynchronisation makes it this one's."""

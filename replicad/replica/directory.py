@@ -10,6 +10,7 @@ from replicad.model.errors import (
     FormatVersionError,
     IntegrityError,
     NotFoundError,
+    OtherMachineError,
     StaleGenerationError,
 )
 from replicad.model.names import parent, path_on
@@ -95,10 +96,10 @@ async def require_replica(share: Share, vm_dir: str, warn: Warn = unsaid) -> Rep
 
 
 async def check_is_replica_of(share: Share, vm_dir: str, vm: str) -> None:
-    """DivergedError if there is a replica in `vm_dir` and it is that of another virtual machine."""
+    """OtherMachineError if there is a replica in `vm_dir` and it is that of another virtual machine."""
     replica = await open_replica(share, vm_dir)
     if replica is not None and replica.record.vm != vm:
-        raise DivergedError(
+        raise OtherMachineError(
             "use", replica.name, f"it is the replica of the virtual machine '{replica.record.vm}', not of '{vm}'",
             "To use it all the same, name it with --replica.",
         )  # fmt: skip
@@ -143,11 +144,12 @@ async def create_replica(share: Share, record: ReplicaRecord, warn: Warn = unsai
 def check_belongs(replica: Replica, vm: str, source: str, *, adopt: bool) -> None:
     """Raise unless this replica is that of `vm` and `source` and still takes cycles.
 
-    DivergedError for another VM, and for another source unless `adopt`; StaleGenerationError if its role is over.
+    OtherMachineError for another VM, DivergedError for another source unless `adopt`; StaleGenerationError if its role
+    is over.
     """
     record = replica.record
     if record.vm != vm:
-        raise DivergedError(
+        raise OtherMachineError(
             "replicate to", replica.name, f"it is the replica of the virtual machine {record.vm!r}, not of {vm!r}",
             "Choose another replica share for this virtual machine.",
         )  # fmt: skip

@@ -17,6 +17,7 @@ from replicad.model.errors import (
     IntegrityError,
     LockedError,
     NeedsResyncError,
+    OtherMachineError,
     OutOfSpaceError,
     ReplicadError,
     SignInError,
@@ -66,6 +67,7 @@ ERRORS: list[tuple[type[ReplicadError], State, Health, str]] = [
     (StaleGenerationError, State.ERROR, Health.CRITICAL, "nothing is sent until somebody has seen to this: "),
     (ConflictError, State.ERROR, Health.CRITICAL, "nothing is sent until somebody has seen to this: "),
     (DivergedError, State.RESYNC_REQUIRED, Health.CRITICAL, "a resynchronisation is required; nothing is sent "),
+    (OtherMachineError, State.ERROR, Health.CRITICAL, "nothing is sent until somebody has seen to this: "),
     (NeedsResyncError, State.RESYNC_REQUIRED, Health.CRITICAL, "a resynchronisation is required; nothing is sent "),
 ]  # fmt: skip
 
