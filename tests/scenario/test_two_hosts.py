@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from replicad.cli.daemon_client import SOCKET, Daemon, path_of
 from tests.support.hosts import Host, Network, network, why_not
 from tests.support.installation import VM, Installation, Server, install
 from tests.support.machine_model import MIB, FileState, tree_state
@@ -43,11 +45,12 @@ class Two:
         """The virtual machine's directory on the share."""
         return self.network.share / VM
 
-    def installation(self, host: Host, *, slow: bool = False) -> Installation:
+    def installation(self, host: Host, *, slow: bool = False, **options: str) -> Installation:
         """The host's configuration; with `slow` a sync takes half a second for each MiB at least."""
         base = self.room / f"설치 {host.name}"
         servers = {"nas": Server(self.network.reached_from(host))}
-        return install(base, str(host.seen_as), rf"\\nas\{PLAIN}", servers, options=SLOW if slow else {})
+        options |= SLOW if slow else {}
+        return install(base, str(host.seen_as), rf"\\nas\{PLAIN}", servers, options=options)
 
     def fill(self, host: Host, seed: int, mib: int = 8) -> dict[str, FileState]:
         """Give the host's source new content; what that is."""
@@ -149,6 +152,36 @@ def test_lock_of_a_holder_that_was_killed_is_had_by_another_host_at_once(two: Tw
     ended(working)
     code, report = two.sync(b)
     assert (code, report["point"], report["resumed"]) == (0, 2, True)
+    two.check(history)
+
+
+def test_of_two_hosts_whose_daemons_keep_one_machine_one_works_and_the_other_tells_who_and_takes_over(
+    two: Two,
+) -> None:
+    a, b = two.network.a, two.network.b
+    history = {1: two.fill(a, 1)}
+    working, waiting = two.installation(a, slow=True, every="1s"), two.installation(b, every="1s")
+    with a.daemon(working) as first:
+        deadline_s = time.monotonic() + 60
+        while not any((two.replica / "disks").glob("*.initial")):
+            assert time.monotonic() < deadline_s, first.said()
+            time.sleep(0.005)
+        first.process.send_signal(signal.SIGSTOP)  # at work for as long as it takes us
+        shutil.copy(a.source / DISK, b.source / DISK)
+        with b.daemon(waiting) as second:
+            second.wait_for("it is held by", vm=VM)
+            asked = Daemon(waiting.state_dir / SOCKET)
+            standing = asked.get(path_of(VM))
+            (reason,) = [one for one in standing["reasons"] if "another writer holds the replica" in one]
+            holder = rf"it is held by host {a.name}, process {first.pid}, since 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+            assert re.search(holder, reason), reason
+            assert (standing["state"], standing["health"]) == ("initial", "warning")
+            mark = second.mark()
+            first.kill()
+            assert second.wait_for("cycle done", mark, vm=VM)["point"] == 1
+            standing = asked.get(path_of(VM))
+            assert (standing["state"], standing["health"]) == ("replicating", "normal")
+            assert second.terminate()[0] == 0
     two.check(history)
 
 

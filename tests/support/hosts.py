@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,9 +19,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import IO, Any
 from uuid import uuid4
 
 from replicad.cli.demo.samba import PrivateSamba
+from tests.support.daemon import Daemon, Log
 from tests.support.installation import Installation
 from tests.support.samba import PLAIN
 
@@ -69,11 +72,29 @@ class Host:
 
     def start(self, installation: Installation, verb: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a command there."""
-        command = [sys.executable, "-c", _PROGRAM, *installation.arguments(verb, *arguments)]
+        return self._start(installation.arguments(verb, *arguments), subprocess.PIPE, subprocess.PIPE)
+
+    @contextmanager
+    def daemon(self, installation: Installation) -> Iterator[Daemon]:
+        """Run a daemon there; it is killed in the end."""
+        log = installation.base / "daemon.log"
+        with log.open("wb") as stderr:
+            command = ["run", "--config", str(installation.config), "--log-format", "json"]
+            process = self._start(command, subprocess.DEVNULL, stderr)
+        made = Daemon(process, Log(log))
+        try:
+            made.wait_for("ready")
+            yield made
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+            made.kill()
+
+    def _start(self, arguments: list[str], stdout: int, stderr: int | IO[bytes]) -> subprocess.Popen[Any]:
         return subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, "unshare", "--uts", "sh", "-c", _ENTER, "sh", self.name,
-             str(self.source), str(self.seen_as), *command],
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+             str(self.source), str(self.seen_as), sys.executable, "-c", _PROGRAM, *arguments],
+            stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True,
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )  # fmt: skip
 
