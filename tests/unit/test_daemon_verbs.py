@@ -108,6 +108,7 @@ def test_status_of_a_daemon_loads_nothing_heavy_and_starts_quickly(api: Api) -> 
     out = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=True, cwd=ROOT).stdout
     loaded = {name.rsplit(".", n)[0] for name in out.splitlines()[-1].split() for n in range(name.count(".") + 1)}
     assert loaded & HEAVY == set()
+    assert "replicad.settings.model" not in loaded
 
     def cpu_s() -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN)
