@@ -11,6 +11,7 @@ from replicad.catalog import Catalog
 from replicad.model.agenda import Agenda, next_wanted
 from replicad.model.clock import Clock
 from replicad.model.health import Circumstances, Standing, standing
+from replicad.model.retention import Keep
 from replicad.model.runs import Outcome, Run
 from replicad.model.statistics import Statistics
 from replicad.model.verification import VerificationPlan
@@ -18,6 +19,7 @@ from replicad.settings import Settings
 
 from .events import CycleEnded, Event, MachineChanged
 from .hub import Hub
+from .point_lists import KnownPoints, PointLists
 from .supervisor import Glance, Supervisor
 from .verifying import End, Verifier
 from .watch import Progress
@@ -56,6 +58,7 @@ class Control:
         reload: Callable[[], Awaitable[None]],
         hub: Hub,
         verifier: Verifier,
+        points: PointLists,
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor
@@ -65,6 +68,8 @@ class Control:
         self.reload = reload
         self.hub = hub
         hub.listen(self._hear)
+        self._points = points
+        hub.listen(points.hear)
         self._statistics: dict[str, tuple[float, Statistics]] = {}
         self._ended: dict[str, int] = {}
         """How many cycles have ended: whether one did while somebody counted."""
@@ -138,6 +143,16 @@ class Control:
         if vm is not None:
             self._supervisor.look(vm)
         return await self._catalog.runs(vm, since, limit, before)
+
+    async def points(self, vm: str) -> KnownPoints:
+        """As `PointLists.of`. NotFoundError for a machine that is not kept."""
+        self._supervisor.look(vm)
+        return await self._points.of(vm)
+
+    def keep(self, vm: str) -> Keep | None:
+        """The rules by which its points are kept; None if it is not in the configuration any more."""
+        machine = self._settings().virtual_machines.get(vm)
+        return machine.keep if machine is not None else None
 
     async def _statistics_of(self, vm: str) -> Statistics:
         """Those of the last day, at most ten minutes old unless a cycle ended since: many ask, and little changes."""

@@ -13,6 +13,7 @@ from replicad.settings import Settings
 from replicad.workflows.context import Context
 from replicad.workflows.covered import Covered
 from replicad.workflows.damage import Verification
+from replicad.workflows.list_points import PointList, list_points_if_any
 from replicad.workflows.repair import verify_and_repair
 from replicad.workflows.replicate import CycleReport
 from replicad.workflows.retries import replicate_with_retries
@@ -76,6 +77,15 @@ class ConfiguredCycles:
             return None
         point = seen.latest
         return LatestPoint(point.number, point.time, point.consistency) if point is not None else None
+
+    async def points(self, vm: str) -> PointList:
+        """The recovery points of a machine, read without its replica's lock; none if there is no replica yet. Raises
+        what connecting and reading raise, and DivergedError if the replica is that of another machine."""
+        machine = self._settings.machine(vm)
+        async with self._shares(Shares(self._settings, limits=self._limits)) as shares:
+            share = await shares.open_replica(machine)
+            await check_is_replica_of(share, vm, vm)
+            return await list_points_if_any(share, vm)
 
     def give_up(self) -> None:
         """As `Cycles.give_up`."""

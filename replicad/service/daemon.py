@@ -29,6 +29,7 @@ from .hooks import HookRunner
 from .hub import Hub
 from .metrics import Figures
 from .plans import changed_machines, schedules_of, verification_schedules_of
+from .point_lists import PointLists
 from .sd_notify import Notifier
 from .supervisor import Supervisor
 from .surroundings import surroundings
@@ -87,8 +88,9 @@ async def run_daemon(
         configuration = _Configuration(
             path, environ, settings, cycles, hooks, supervisor, verifier, catalog, notifier, apply_log
         )
+        points = PointLists(cycles.points, ctx.clock)
         control = Control(
-            lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub, verifier
+            lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub, verifier, points
         )
         watcher = _Watcher(control, notifier, announcer, ctx.clock)
         await _live(supervisor, verifier, configuration, control, hooks, watcher, figures, doors)

@@ -509,3 +509,21 @@ def test_an_address_in_use_and_a_token_that_is_none_are_refused(tmp_path: Path) 
     warnings: list[str] = []
     with open_doors(settings, warnings.append):
         assert any("the token file" in text and "chmod 600" in text for text in warnings)
+
+
+async def test_points_are_those_of_the_replica_and_what_keeps_each_one(tmp_path: Path) -> None:
+    async with live_api(configuration(tmp_path)) as api, api.client() as client:
+        assert (await client.get(f"{AT}/points")).json()["points"] == []
+        for _ in range(3):
+            await (await api.control.request(VM))
+        known = (await client.get(f"{AT}/points")).json()
+        assert [point["number"] for point in known["points"]] == [1, 2, 3]
+        assert known["pending"] is None
+        assert datetime.fromisoformat(known["read_at"]).tzinfo is not None
+        assert set(known["points"][0]) == {
+            "number", "time", "kind", "consistency", "changed_bytes", "sent_bytes", "undo_bytes", "disks", "removed",
+            "kept_by", "warnings",
+        }  # fmt: skip
+        assert [point["kept_by"][0] for point in known["points"]] == ["latest"] * 3
+        assert (await client.get(f"/vms/{OTHER}/points")).json()["points"] == []
+        assert _error(await client.get("/vms/nobody/points")) == (404, "NotFoundError", 10)

@@ -23,6 +23,7 @@ from replicad.service.control import Control
 from replicad.service.hub import Hub
 from replicad.service.metrics import Figures
 from replicad.service.plans import schedules_of, verification_schedules_of
+from replicad.service.point_lists import PointLists
 from replicad.service.supervisor import Supervisor
 from replicad.service.surroundings import system_clock
 from replicad.service.verifying import CyclesFirst, Verifier
@@ -31,6 +32,7 @@ from replicad.settings import Settings
 from replicad.settings.load import parse
 from replicad.workflows.covered import Covered
 from replicad.workflows.damage import Verification
+from replicad.workflows.list_points import PointList
 from replicad.workflows.replicate import CycleReport
 
 VM, OTHER = "웹 서버 💾", "db"
@@ -106,6 +108,7 @@ class _Scripted:
         self._work = work
         self._reading = reading
         self._number = 0
+        self._points: dict[str, list[RecoveryPoint]] = {}
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """As `Cycles.run`."""
@@ -116,11 +119,16 @@ class _Scripted:
             1, "r", vm, self._number, None, system_clock().now(), CycleKind.DELTA, Consistency.COLD, 1, "h", (), (),
             (), counted,
         )  # fmt: skip
+        self._points.setdefault(vm, []).append(point)
         return CycleReport(point, False, counted)
 
     async def verify(self, vm: str, watch: Watch, covered: Covered, *, repair: bool) -> Verification:
         """As `Verifications.verify`."""
         return await self._reading(vm, watch, repair)
+
+    async def points(self, vm: str) -> PointList:
+        """Those that were made."""
+        return PointList(vm, tuple(self._points.get(vm, ())), None)
 
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """As `Cycles.latest_point`."""
@@ -153,7 +161,8 @@ async def live_api(
             first = CyclesFirst(scripted, verifier)
             supervisor = Supervisor(first, catalog, clock, settings.max_concurrent, hub.tell)
             await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
-            control = Control(lambda: settings, supervisor, catalog, clock, reload or no_reload, hub, verifier)
+            points = PointLists(scripted.points, clock)
+            control = Control(lambda: settings, supervisor, catalog, clock, reload or no_reload, hub, verifier, points)
             supervising = asyncio.create_task(supervisor.run())
             serving = asyncio.create_task(serve(control, figures, doors))
             verifying = asyncio.create_task(verifier.run())

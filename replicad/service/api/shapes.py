@@ -8,11 +8,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from replicad.model.health import Health, State
-from replicad.model.points import Consistency
+from replicad.model.points import Change, Consistency, CycleKind, FileKind, RecoveryPoint
+from replicad.model.retention import Keep, PointFacts, judge
 from replicad.model.runs import Outcome, Run, Severity, Trigger
 from replicad.model.statistics import Statistics
 from replicad.model.verification import VerificationOutcome, VerificationResult
 from replicad.service.control import MachineView
+from replicad.service.point_lists import KnownPoints
 from replicad.service.watch import Progress
 
 
@@ -179,6 +181,45 @@ class RunsShape(_Shape):
     """`before` of the next page; null: this is the last one."""
 
 
+class DiskShape(_Shape):
+    """A disk, or a configuration file, as a point holds it."""
+
+    path: str
+    kind: FileKind
+    size_bytes: int
+    change: Change
+    """What the point's cycle did to it."""
+
+
+class RecoveryPointShape(_Shape):
+    """A recovery point as the replica has it."""
+
+    number: int
+    time: datetime
+    kind: CycleKind
+    consistency: Consistency
+    changed_bytes: int
+    sent_bytes: int
+    undo_bytes: int
+    """How long the undo logs are that lead to the point before."""
+    disks: list[DiskShape]
+    removed: list[str]
+    """Disks that the point before had."""
+    kept_by: list[str]
+    """What keeps it, in words; empty: the next cycle removes it."""
+    warnings: list[str]
+
+
+class PointsShape(_Shape):
+    """All recovery points, the oldest first."""
+
+    points: list[RecoveryPointShape]
+    pending: int | None
+    """The number of a cycle that was under way or interrupted."""
+    read_at: datetime
+    """When the replica was looked at."""
+
+
 class SyncOrder(_Shape):
     """What cycle is wanted."""
 
@@ -299,6 +340,33 @@ def run_shape(run: Run) -> RunShape:
     )
 
 
+def points_shape(known: KnownPoints, keep: Keep | None) -> PointsShape:
+    """The points as they are told, with what the rules `keep` of each one."""
+    verdicts = judge([PointFacts(p.number, p.time, p.pinned) for p in known.points], keep)
+    return PointsShape(
+        points=[_point_shape(point, verdict.kept_by) for point, verdict in zip(known.points, verdicts, strict=True)],
+        pending=known.pending,
+        read_at=known.read_at,
+    )
+
+
+def _point_shape(point: RecoveryPoint, kept_by: tuple[str, ...]) -> RecoveryPointShape:
+    counted = point.statistics
+    return RecoveryPointShape(
+        number=point.number,
+        time=point.time,
+        kind=point.kind,
+        consistency=point.consistency,
+        changed_bytes=counted.changed_bytes,
+        sent_bytes=counted.sent_bytes,
+        undo_bytes=counted.undo_bytes,
+        disks=[DiskShape(path=d.path, kind=d.kind, size_bytes=d.size_bytes, change=d.change) for d in point.disks],
+        removed=[removed.path for removed in point.removed],
+        kept_by=list(kept_by),
+        warnings=list(point.warnings),
+    )
+
+
 def _statistics_shape(counted: Statistics) -> StatisticsShape:
     return StatisticsShape(
         since=counted.since,
@@ -330,5 +398,6 @@ _MEANINGS = {
     413: "The body is too long.",
     422: "A value is not what it must be.",
     500: "A defect; the log has the details.",
+    502: "The replica can't be read.",
     503: "The daemon is stopping, busy, or its catalog can't be read just now.",
 }

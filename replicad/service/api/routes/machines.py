@@ -9,11 +9,13 @@ from fastapi import APIRouter, Query, Request
 from pydantic import AwareDatetime
 from starlette.responses import Response
 
-from replicad.model.errors import ConfigError
+from replicad.model.errors import ConfigError, ReplicadError, TransientError
+from replicad.service.api.answers import error_response
 from replicad.service.api.following import follow
 from replicad.service.api.following_verification import follow_verification
 from replicad.service.api.shapes import (
     MachineShape,
+    PointsShape,
     RunsShape,
     SyncOrder,
     SyncTaken,
@@ -21,6 +23,7 @@ from replicad.service.api.shapes import (
     VerifyTaken,
     answers,
     machine_shape,
+    points_shape,
     run_shape,
 )
 from replicad.service.api.streams import EventStream, Stop
@@ -65,6 +68,20 @@ def _add_looks(router: APIRouter, control: Control) -> None:
         return RunsShape(
             runs=[run_shape(run) for run in page], next_before=page[-1].number if len(runs) > limit else None
         )
+
+    @router.get("/vms/{vm}/points", responses=answers(404, 422, 502, 503), response_model=PointsShape)
+    async def list_points(vm: str) -> PointsShape | Response:
+        """Its recovery points, as the replica has them, which is asked at most once a minute, or after a cycle.
+
+        That may take 20 seconds; no lock is taken."""
+        control.look(vm)
+        try:
+            return points_shape(await control.points(vm), control.keep(vm))
+        except TransientError:
+            raise
+        except ReplicadError as error:
+            # Not 404, 409 or 500: it is neither this daemon that fails, nor what was asked for that is wrong.
+            return error_response(502, type(error).__name__, str(error), error.exit_code)
 
 
 def _add_orders(router: APIRouter, control: Control, stop: Stop) -> None:
