@@ -30,6 +30,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "resume": ("replicad.cli.resume", "Have it begin cycles again."),
     "reload": ("replicad.cli.reload", "Have the daemon read its configuration again."),
     "status": ("replicad.cli.status", "Tell how each virtual machine's replication stands."),
+    "dashboard": ("replicad.cli.dashboard", "Print where the dashboard is, for a browser to sign in."),
     "points": ("replicad.cli.points", "List recovery points."),
     "prune": ("replicad.cli.prune", "Remove the recovery points that no rule keeps."),
     "verify": ("replicad.cli.verify", "Read a replica back and compare it with its manifests."),

@@ -82,6 +82,10 @@ class Control:
         """The time of day, in UTC."""
         return self._clock.now()
 
+    def steady_s(self) -> float:
+        """A clock that is never set, in seconds."""
+        return self._clock.monotonic_s()
+
     @property
     def most_at_once(self) -> int:
         """How many cycles may be under way."""

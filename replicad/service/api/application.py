@@ -11,12 +11,17 @@ from replicad.service.metrics import Figures
 from .answers import tell_errors
 from .routes.daemon import daemon_routes
 from .routes.machines import machine_routes
+from .routes.sessions import session_routes
+from .sessions import Sessions
 from .shapes import answers
 from .streams import Stop
 
 
-def application(control: Control, figures: Figures, stop: Stop) -> FastAPI:
-    """All routes. Its description is at `/openapi.json`; pages that need the internet to be read are left out."""
+def application(control: Control, figures: Figures, stop: Stop, sessions: Sessions, url: str | None) -> FastAPI:
+    """All routes; `url` is where browsers reach it, if anywhere.
+
+    Its description is at `/openapi.json`; pages that need the internet to be read are left out.
+    """
     app = FastAPI(
         title="replicad",
         version=__version__,
@@ -28,5 +33,6 @@ def application(control: Control, figures: Figures, stop: Stop) -> FastAPI:
     )
     app.include_router(machine_routes(control, stop))
     app.include_router(daemon_routes(control, figures, stop))
+    app.include_router(session_routes(control, sessions, url))
     tell_errors(app)
     return app

@@ -31,6 +31,14 @@ class Door:
     socket: socket.socket
     needs: Pass
 
+    @property
+    def url(self) -> str | None:
+        """Where a browser of this host reaches it; None for a Unix socket."""
+        if self.socket.family == getattr(socket, "AF_UNIX", None):
+            return None
+        host, port = self.socket.getsockname()[:2]
+        return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
+
 
 @contextmanager
 def open_doors(settings: Settings, warn: Warn) -> Iterator[tuple[Door, ...]]:

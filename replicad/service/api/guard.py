@@ -11,10 +11,15 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from .answers import error_response
+from .sessions import WAY, Sessions, Way
 
 MAX_BODY_BYTES = 64 << 10
 MOST_AT_ONCE = 200
 """Requests, streams among them."""
+
+_OPEN_TO_ALL = frozenset({"/healthz", "/", "/dashboard/session"})
+"""The dashboard's empty page, and where it signs in, which looks itself at what it is given."""
+_ASSETS = "/dashboard/assets/"
 
 _HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 _SCHEME_AND_TOKEN = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +(\S+) *")
@@ -33,12 +38,15 @@ class Guard:
 
     The host has to be named so that a page that has its own name resolve to this address gets no answer; an origin, if
     one is sent, has to be this very server, so that pages of others can't give orders. Ports in `Host` are free, as
-    tunnels change them. While `is_stopping` nobody is let in any more. `/healthz` needs no token.
+    tunnels change them. While `is_stopping` nobody is let in any more. The key of one of the `sessions` is as good as
+    the token. `/healthz`, and what the dashboard has to show before somebody has signed in, need neither. How a request
+    has come in is written into its scope.
     """
 
-    def __init__(self, app: ASGIApp, needs: Pass, is_stopping: Callable[[], bool]) -> None:
+    def __init__(self, app: ASGIApp, needs: Pass, is_stopping: Callable[[], bool], sessions: Sessions) -> None:
         self._app = app
         self._needs = needs
+        self._sessions = sessions
         self._is_stopping = is_stopping
         self._at_once = 0
 
@@ -59,7 +67,7 @@ class Guard:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         return (
             self._about_names(_all(headers, b"host"), _all(headers, b"origin"))
-            or self._about_token(scope["path"], _all(headers, b"authorization"))
+            or self._about_token(scope, _all(headers, b"authorization"))
             or self._about_state(scope["path"])
             or _about_body(_all(headers, b"content-length"), _all(headers, b"transfer-encoding"))
         )
@@ -73,15 +81,22 @@ class Guard:
             return error_response(403, "AccessDeniedError", "the request comes from a page of another origin", 12)
         return None
 
-    def _about_token(self, path: str, given: list[bytes]) -> Response | None:
-        if self._needs.token is None or path == "/healthz":
-            return None
-        match = _SCHEME_AND_TOKEN.fullmatch(given[0]) if len(given) == 1 else None
-        # Compared even if none was given: how long this takes tells nothing.
-        if hmac.compare_digest(match[1] if match else b"", self._needs.token.encode()):
+    def _about_token(self, scope: Scope, given: list[bytes]) -> Response | None:
+        scope[WAY] = way = self._way(given)
+        path = scope["path"]
+        if way is not Way.NOBODY or path in _OPEN_TO_ALL or path.startswith(_ASSETS):
             return None
         text = "the token is missing or wrong: send 'Authorization: Bearer ' and what the token_file holds"
         return error_response(401, "SignInError", text, 12, {"WWW-Authenticate": 'Bearer realm="replicad"'})
+
+    def _way(self, given: list[bytes]) -> Way:
+        if self._needs.token is None:
+            return Way.SOCKET
+        presented = bearer(given)
+        # Compared even if none was given: how long this takes tells nothing.
+        if hmac.compare_digest(presented, self._needs.token.encode()):
+            return Way.TOKEN
+        return Way.SESSION if self._sessions.knows(presented) else Way.NOBODY
 
     def _about_state(self, path: str) -> Response | None:
         if path == "/healthz":
@@ -91,6 +106,12 @@ class Guard:
         if self._at_once >= MOST_AT_ONCE:
             return error_response(503, "BusyError", f"{MOST_AT_ONCE} others are asking just now", 5)
         return None
+
+
+def bearer(given: list[bytes]) -> bytes:
+    """What stands after `Bearer` in the one header `Authorization`; empty if it is not so."""
+    match = _SCHEME_AND_TOKEN.fullmatch(given[0]) if len(given) == 1 else None
+    return match[1] if match else b""
 
 
 def _all(headers: list[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

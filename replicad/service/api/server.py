@@ -15,6 +15,7 @@ from replicad.service.metrics import Figures
 from .application import application
 from .doors import Door
 from .guard import Guard
+from .sessions import Sessions
 from .streams import Stop
 
 MOST_CONNECTIONS = 250
@@ -32,8 +33,10 @@ async def serve(control: Control, figures: Figures, doors: Sequence[Door]) -> No
     Then streams end, what is under way is answered, and after 1.2 s whoever is still connected is cut off.
     """
     stop = Stop()
-    app = application(control, figures, stop)
-    servers = [(_Server(_config(Guard(app, door.needs, lambda: stop.is_set))), door) for door in doors]
+    sessions = Sessions(control.steady_s)
+    url = next((door.url for door in doors if door.url is not None), None)
+    app = application(control, figures, stop, sessions, url)
+    servers = [(_Server(_config(Guard(app, door.needs, lambda: stop.is_set, sessions))), door) for door in doors]
     tasks = [asyncio.create_task(server.serve([door.socket]), name="api server") for server, door in servers]
     try:
         # One that ends by itself has failed.

@@ -248,6 +248,34 @@ class VerifyTaken(_Shape):
     requested_at: datetime
 
 
+class SignInUrl(_Shape):
+    """Where to sign in."""
+
+    url: str
+    """With a code that is good once. It stands behind `#`, which browsers send to nobody."""
+    expires_at: datetime
+
+
+class SignIn(_Shape):
+    """What to sign in with, where no token is sent."""
+
+    code: str = Field(max_length=100)
+
+
+class Session(_Shape):
+    """A sign-in."""
+
+    key: str
+    """To be sent as the token is."""
+    expires_at: datetime
+
+
+class SignedIn(_Shape):
+    """Whether a request is let in."""
+
+    signed_in: bool
+
+
 class ReloadShape(_Shape):
     """The configuration was taken."""
 
