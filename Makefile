@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 4
 
-.PHONY: help setup packages demo test check bench soak reference clean
+.PHONY: help setup packages demo test check bench soak reference screenshots clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   measurements beside other programs; BENCH=--quick for the short ones (docs/performance.md)"
 	@echo "make soak    the long tests"
 	@echo "make reference   write anew what is made from the program: schema, manual pages, completion in shells"
+	@echo "make screenshots  the pictures of the dashboard in docs/"
 
 setup: packages $(VENV)/.installed
 
@@ -36,7 +37,10 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+BROWSER := chromium=/usr/bin/chromium
+
 test: check
+	@bash .ci/debian-packages $(PYTHON) $(BROWSER)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not soak'
 
 soak: setup
@@ -50,6 +54,11 @@ bench: setup
 reference: setup
 	$(BIN)/replicad schema > config/replicad.schema.json
 	$(BIN)/python -m tools
+
+# For names in Korean, and signs.
+screenshots: setup
+	@bash .ci/debian-packages $(PYTHON) $(BROWSER) fonts-nanum=/usr/share/fonts/truetype/nanum fonts-noto-color-emoji=/usr/share/fonts/truetype/noto
+	@$(BIN)/python -m tests.support.dashboard_pictures docs
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -6,10 +6,11 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ import httpx
 from replicad.catalog import open_catalog
 from replicad.model.agenda import LatestPoint
 from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
+from replicad.model.runs import Run
 from replicad.service.api.doors import SOCKET, open_doors
 from replicad.service.api.server import serve
 from replicad.service.control import Control
@@ -70,6 +72,18 @@ class Api:
         """A client at the Unix socket."""
         return unix_client(self.path, **options)
 
+    def history(self, vm: str | None = None) -> list[Run]:
+        """The cycles until now, the newest first. For tests that block, from another thread."""
+        return list(asyncio.run_coroutine_threadsafe(self.control.runs(vm), self.serving.get_loop()).result(30))
+
+    def sync(self, *vms: str) -> list[Run]:
+        """Have machines run a cycle each, and wait for the ends of them. For tests that block, from another thread."""
+
+        async def all_of_them() -> list[Run]:
+            return [await (await self.control.request(vm)) for vm in vms]
+
+        return asyncio.run_coroutine_threadsafe(all_of_them(), self.serving.get_loop()).result(60)
+
     async def stop(self) -> None:
         """Have it stop serving, as the daemon does."""
         self.serving.cancel()
@@ -91,7 +105,8 @@ def configuration(directory: Path, machines: tuple[str, ...] = (VM, OTHER), tcp_
         text += f"api: {{listen: '127.0.0.1:{tcp_port}', token_file: {token}}}\n"
     text += "virtual_machines:\n"
     for name in machines:
-        text += f"  {name}: {{source: '/srv/vms/{name}', replica: /srv/replica, rpo: 1h}}\n"
+        key, source = (json.dumps(text, ensure_ascii=False) for text in (name, f"/srv/vms/{name}"))
+        text += f"  {key}: {{source: {source}, replica: /srv/replica, rpo: 1h}}\n"
     return parse(text.encode(), directory / "replicad.yaml", {})
 
 
@@ -104,11 +119,11 @@ def free_port() -> int:
 class _Scripted:
     """Cycles that do `work`, and then have made a point."""
 
-    def __init__(self, work: Work, reading: Reading) -> None:
+    def __init__(self, work: Work, reading: Reading, points: Mapping[str, Sequence[RecoveryPoint]]) -> None:
         self._work = work
         self._reading = reading
         self._number = 0
-        self._points: dict[str, list[RecoveryPoint]] = {}
+        self._points = {vm: list(made) for vm, made in points.items()}
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """As `Cycles.run`."""
@@ -144,6 +159,7 @@ async def live_api(
     work: Work = no_work,
     reload: Callable[[], Awaitable[None]] | None = None,
     reading: Reading = nothing_found,
+    points: Mapping[str, Sequence[RecoveryPoint]] = MappingProxyType({}),
 ) -> AsyncIterator[Api]:
     """All of it, running."""
 
@@ -155,14 +171,14 @@ async def live_api(
         async with open_catalog(settings.state_dir / "catalog.sqlite", print) as catalog:
             figures = Figures(lambda: 7)
             hub = Hub(figures.hear)
-            scripted = _Scripted(work, reading)
+            scripted = _Scripted(work, reading, points)
             verifier = Verifier(scripted, catalog, clock, lambda vm: supervisor.look(vm).agenda, hub.tell)
             await verifier.keep(verification_schedules_of(settings), await catalog.verifications())
             first = CyclesFirst(scripted, verifier)
             supervisor = Supervisor(first, catalog, clock, settings.max_concurrent, hub.tell)
             await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
-            points = PointLists(scripted.points, clock)
-            control = Control(lambda: settings, supervisor, catalog, clock, reload or no_reload, hub, verifier, points)
+            lists = PointLists(scripted.points, clock)
+            control = Control(lambda: settings, supervisor, catalog, clock, reload or no_reload, hub, verifier, lists)
             supervising = asyncio.create_task(supervisor.run())
             serving = asyncio.create_task(serve(control, figures, doors))
             verifying = asyncio.create_task(verifier.run())
@@ -175,13 +191,17 @@ async def live_api(
 
 
 @contextmanager
-def live_api_on_a_thread(settings: Settings, work: Work = no_work) -> Iterator[None]:
+def live_api_on_a_thread(
+    settings: Settings, work: Work = no_work, points: Mapping[str, Sequence[RecoveryPoint]] = MappingProxyType({})
+) -> Iterator[Api]:
     """The same, for tests that block."""
     loop = asyncio.new_event_loop()
     up, over = threading.Event(), asyncio.Event()
+    living: list[Api] = []
 
     async def live() -> None:
-        async with live_api(settings, work):
+        async with live_api(settings, work, points=points) as api:
+            living.append(api)
             up.set()
             await over.wait()
 
@@ -193,7 +213,7 @@ def live_api_on_a_thread(settings: Settings, work: Work = no_work) -> Iterator[N
     thread.start()
     try:
         assert up.wait(30)
-        yield
+        yield living[0]
     finally:
         loop.call_soon_threadsafe(over.set)
         thread.join(30)

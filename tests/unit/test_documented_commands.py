@@ -15,7 +15,7 @@ from replicad.model.errors import ReplicadError
 from replicad.model.health import Health, State
 
 _CHECKOUT = Path(__file__).parents[2]
-_PAGES = ("README.md", "docs/command-line.md", "docs/operating.md", "docker/README.md")
+_PAGES = ("README.md", "docs/command-line.md", "docs/dashboard.md", "docs/operating.md", "docker/README.md")
 
 
 def _commands() -> Iterator[tuple[str, str]]:

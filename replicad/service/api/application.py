@@ -9,6 +9,7 @@ from replicad.service.control import Control
 from replicad.service.metrics import Figures
 
 from .answers import tell_errors
+from .dashboard.routes import dashboard_routes
 from .routes.daemon import daemon_routes
 from .routes.machines import machine_routes
 from .routes.sessions import session_routes
@@ -34,5 +35,6 @@ def application(control: Control, figures: Figures, stop: Stop, sessions: Sessio
     app.include_router(machine_routes(control, stop))
     app.include_router(daemon_routes(control, figures, stop))
     app.include_router(session_routes(control, sessions, url))
+    app.include_router(dashboard_routes(control))
     tell_errors(app)
     return app
