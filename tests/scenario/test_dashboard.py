@@ -132,7 +132,8 @@ def test_a_machine_is_kept_with_the_keyboard_alone_and_the_page_follows_live(bro
             page.keyboard.press("Tab")
             page.keyboard.press("Enter")
         assert asked.value.headers["authorization"].startswith("Bearer ")
-        expect(page.locator("#said.shown")).to_be_visible()
+        expect(page.locator("#said")).to_contain_text("The replica is read back and compared")
+        expect(page.locator("#n-facts")).to_contain_text("Last verificationclean")
 
         # The daemon ends, and another one begins, which knows nothing of who had signed in.
         daemon.terminate()
