@@ -23,8 +23,8 @@ from tests.support.vhdx_builder import MIB, Spec, build
 
 ROOT = Path(__file__).parents[2]
 HEAVY = {
-    "aiofiles", "apscheduler", "asyncio", "cryptography", "fastapi", "prometheus_client", "pydantic", "pydantic_core",
-    "rich", "ruamel", "smbprotocol", "spnego", "sqlite3", "stamina", "structlog", "uvicorn", "xxhash",
+    "aiofiles", "apscheduler", "asyncio", "cryptography", "fastapi", "jinja2", "prometheus_client", "pydantic",
+    "pydantic_core", "rich", "ruamel", "smbprotocol", "spnego", "sqlite3", "stamina", "structlog", "uvicorn", "xxhash",
 }  # fmt: skip
 MAX_START_CPU_S = 0.150
 
