@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from replicad.model.timetable import Timetable
     from replicad.storage.metered import Meter
-    from replicad.storage.port import Share
+    from replicad.storage.port import ChangeHints, Share
     from replicad.storage.smb import Endpoint, SmbPool
     from replicad.storage.throttled import Throttles
 
@@ -95,6 +95,16 @@ class Shares:
         """The share under which a configured machine's replica lies; raises as `open`."""
         return await self.open(machine.replica, vm=machine.name, replica=True)
 
+    async def changes(self, address: Address) -> ChangeHints:
+        """Hints of changes in the directory at `address`. To be closed before these shares are. Raises as `open`."""
+        if isinstance(address, LocalAddress):
+            from .local_changes import LocalChanges
+
+            return LocalChanges(address.path)
+        from replicad.storage.smb.changes import SmbChanges
+
+        return SmbChanges(self._pool_of(address), address)
+
     async def close(self) -> None:
         """Close every share and connection."""
         try:
@@ -139,6 +149,9 @@ class Shares:
         return ThrottledShare(share, self._limits.throttles(vm))
 
     async def _open_smb(self, address: SmbAddress) -> Share:
+        return await self._pool_of(address).share(address)
+
+    def _pool_of(self, address: SmbAddress) -> SmbPool:
         from replicad.storage.smb import SmbPool
 
         key = folded(address.server)
@@ -148,7 +161,7 @@ class Shares:
             pool = SmbPool({address.server: self.endpoint(address.server)}, self._warn)
             self._pools[key] = pool
             self._open.push_async_callback(pool.close)
-        return await pool.share(address)
+        return pool
 
     def endpoint(self, server: str) -> Endpoint:
         """Where a server is and who signs in: what was typed, else what is configured, else the name itself."""

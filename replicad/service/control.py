@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from replicad.catalog import Catalog
 from replicad.model.agenda import Agenda, next_wanted
 from replicad.model.clock import Clock
+from replicad.model.errors import BusyError, NotFoundError
 from replicad.model.health import Circumstances, Standing, standing
 from replicad.model.retention import Keep
 from replicad.model.runs import Outcome, Run
@@ -122,6 +123,16 @@ class Control:
     async def request(self, vm: str, *, resync: bool = False) -> asyncio.Future[Run]:
         """As `Supervisor.request`."""
         return await self._supervisor.request(vm, resync=resync)
+
+    async def request_for_change(self, vm: str) -> None:
+        """Have a cycle begin because the source has changed; not while the machine is paused, nor after a cycle that
+        failed: that is tried again when it is time to."""
+        try:
+            agenda = self._supervisor.look(vm).agenda
+            if agenda.paused_at is None and agenda.failure is None:
+                (await self._supervisor.request(vm)).cancel()  # nobody waits for it
+        except (BusyError, NotFoundError):
+            pass  # paused or removed in the meantime
 
     async def verify(self, vm: str, *, repair: bool = False) -> asyncio.Future[End]:
         """As `Verifier.request`."""

@@ -32,9 +32,10 @@ from .plans import changed_machines, schedules_of, verification_schedules_of
 from .point_lists import PointLists
 from .sd_notify import Notifier
 from .supervisor import Supervisor
-from .surroundings import surroundings
+from .surroundings import surroundings, system_clock
 from .triggers import TriggerDirectory
 from .verifying import CyclesFirst, Verifier
+from .watching import Watches
 
 _CATALOG = "catalog.sqlite"
 _LOOK_EVERY_S = 10.0
@@ -114,6 +115,7 @@ class _Configuration:
     ) -> None:
         self.settings = settings
         self.triggers: TriggerDirectory | None = None
+        self.watches: Watches | None = None
         self._path, self._environ = path, environ
         self._cycles, self._hooks, self._supervisor = cycles, hooks, supervisor
         self._verifier, self._catalog = verifier, catalog
@@ -151,6 +153,8 @@ class _Configuration:
         await self._supervisor.keep(schedules_of(after), remembered, after.max_concurrent, changed)
         if self.triggers is not None:
             self.triggers.look_again()
+        if self.watches is not None:
+            self.watches.apply(after)
         _log.info("configuration taken", file=str(self._path), machines=len(after.virtual_machines))
 
 
@@ -173,12 +177,14 @@ async def _live(
     hang_up, loop, settings = asyncio.Event(), asyncio.get_running_loop(), configuration.settings
     triggers = TriggerDirectory(settings.state_dir, lambda vm: vm in configuration.settings.virtual_machines, give)
     configuration.triggers = triggers
+    configuration.watches = watches = Watches(settings, control.request_for_change, system_clock())
     loop.add_signal_handler(signal.SIGHUP, hang_up.set)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(supervisor.run(), name="supervisor")
             group.create_task(verifier.run(), name="verifier")
             group.create_task(triggers.watch(), name="triggers")
+            group.create_task(watches.run(), name="watches")
             group.create_task(_reload_at(hang_up, control), name="reload")
             group.create_task(hooks.run(), name="hooks")
             group.create_task(watcher.run(), name="watcher")

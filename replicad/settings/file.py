@@ -26,6 +26,7 @@ from .model import (
     LOG_FORMATS,
     LOG_LEVELS,
     Hook,
+    Watching,
 )
 from .problems import WrongError
 from .timetable import TIMETABLE_PATTERN, parse_timetable
@@ -89,6 +90,24 @@ Told = Annotated[
                 {"type": "string", "pattern": values.URL_PATTERN},
             ],
             "examples": [["/usr/local/bin/tell", "admin"], "https://alerts.example.net/replicad"],
+        },
+    ),
+]
+Watched = Annotated[
+    Watching | None,
+    *_reads(
+        values.watching,
+        {
+            "anyOf": [
+                {"type": "boolean"},
+                {
+                    "type": "object",
+                    "properties": {"quiet": _DURATION, "at_most_every": _DURATION},
+                    "additionalProperties": False,
+                },
+            ],
+            "default": False,
+            "examples": [True, {"quiet": "5s", "at_most_every": "1m"}],
         },
     ),
 ]
@@ -209,6 +228,9 @@ class VirtualMachineGroup(_Group):
     consistency: ConsistencyGroup = ConsistencyGroup()
     keep: KeepGroup = KeepGroup(latest=12, hourly=24, daily=7, weekly=4)
     verify: VerifyGroup = VerifyGroup()
+    watch: Watched = None
+    """Whether a change of a source disk begins a cycle, beside the schedule: once it has been `quiet` for a while, and
+    at most every so often."""
     chunk_size: Annotated[
         int | None,
         *_reads(

@@ -242,6 +242,7 @@ def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:
         keep=Keep(**group.keep.model_dump()),
         verify_every_s=group.verify.every,
         verify_bandwidth=group.verify.bandwidth,
+        watch=group.watch,
         chunk_size_bytes=group.chunk_size,
         bandwidth=group.bandwidth,
     )

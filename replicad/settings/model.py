@@ -27,6 +27,8 @@ DEFAULT_CONCURRENT = 4
 DEFAULT_HOOK_TIMEOUT_S = 30
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "text", "json")
+DEFAULT_QUIET_S = 5
+DEFAULT_AT_MOST_EVERY_S = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,15 @@ class Consistency:
     method: str = "none"
     allow_fuzzy: bool = False
     wait_s: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Watching:
+    """A change of a source disk is to begin a cycle: when nothing has changed for `quiet_s`, or has not stopped to for
+    `at_most_every_s`, and never more often than that."""
+
+    quiet_s: int = DEFAULT_QUIET_S
+    at_most_every_s: int = DEFAULT_AT_MOST_EVERY_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +150,8 @@ class VirtualMachine:
     verify_every_s: int | None = None
     verify_bandwidth: Timetable | None = None
     """For verifications by the daemon, beside the other limits."""
+    watch: Watching | None = None
+    """None: only the schedule, and whoever asks, begin cycles."""
     chunk_size_bytes: int | None = None
     """A power of two from 64 KiB to 4 MiB; None to choose by the size of each disk."""
     bandwidth: Timetable | None = None

@@ -11,7 +11,7 @@ from replicad.model.address import Address, parse_address
 from replicad.model.errors import ConfigError, InvalidNameError
 from replicad.model.names import check_name
 
-from .model import Hook, HookCommand, HookUrl
+from .model import DEFAULT_AT_MOST_EVERY_S, DEFAULT_QUIET_S, Hook, HookCommand, HookUrl, Watching
 from .problems import WrongError, kind, nearest, shown
 from .units import format_size, parse_duration, parse_size
 
@@ -34,6 +34,7 @@ HOST_PORT_PATTERN = rf"^({_HOST}|{_IPV6})(:[0-9]{{1,5}})?$"
 LOOPBACK_PATTERN = r"^(127(\.[0-9]{1,3}){3}|\[[0:]*:0*1\]):[0-9]{1,5}$"
 # Only an https one may hold a user and a password.
 URL_PATTERN = r"^([hH][tT][tT][pP]://(?![^/?#]*@)|[hH][tT][tT][pP][sS]://)[^\s/?#][^\s#]*$"
+_AS_WATCH = "write true, or {quiet: 5s, at_most_every: 1m}"
 _AS_HOOK = 'write a URL (https://…), or a command as a list: ["/usr/local/bin/tell", "admin"]'
 
 
@@ -269,6 +270,22 @@ def chunk_size(value: object) -> int | None:
         bounds = f"{format_size(MIN_CHUNK_BYTES)} to {format_size(MAX_CHUNK_BYTES)}"
         raise WrongError(f"{shown(value)} is no chunk size", f"write a power of two from {bounds}, or auto")
     return size
+
+
+def watching(value: object) -> Watching | None:
+    """`true`, `false`, or durations."""
+    if isinstance(value, bool):
+        return Watching() if value else None
+    if not isinstance(value, dict):
+        raise WrongError(f"this is {kind(value)}, neither true nor durations", _AS_WATCH)
+    for name in value:
+        if name not in ("quiet", "at_most_every"):
+            raise WrongError(f"unknown key {shown(name)}", _AS_WATCH)
+    quiet_s = parse_duration(value.get("quiet", f"{DEFAULT_QUIET_S}s"))
+    every_s = parse_duration(value.get("at_most_every", f"{max(DEFAULT_AT_MOST_EVERY_S, quiet_s)}s"))
+    if every_s < quiet_s:
+        raise WrongError("'at_most_every' is less than 'quiet'", _AS_WATCH)
+    return Watching(quiet_s, every_s)
 
 
 def _either(words: tuple[str, ...]) -> str:

@@ -184,6 +184,19 @@ class ShareLock(Protocol):
     ) -> None: ...
 
 
+class ChangeHints(Protocol):
+    """Hints that something changes in a directory, or below it, whoever changes it. Hints: some may be missing, and
+    some may be too many. For one waiter at a time."""
+
+    async def wait(self, within_s: float) -> frozenset[str] | None:
+        """The paths that changed since the last call, or during this one; empty: any may have. None: so long nothing
+        did. UnsupportedError where nobody tells of changes; after a lost connection (UnreachableError) it can be
+        called again, and then anything may have changed."""
+
+    async def close(self) -> None:
+        """Hear no more. Never raises because of a lost connection."""
+
+
 class Share(Protocol):
     """A directory tree on a local file system or an SMB server."""
 

@@ -25,6 +25,11 @@ class Selection:
     config_files: tuple[str, ...]
 
 
+def is_selected(path: str, selection: Selection) -> bool:
+    """Whether a file of this path belongs to the virtual machine."""
+    return _classify(path, selection) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class Selected:
     """The files that were chosen, sorted by path, and the links that would have been, were they files."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum, IntFlag
 from typing import Any
 
+from smbprotocol.change_notify import ChangeNotifyFlags, CompletionFilter, SMB2ChangeNotifyRequest
 from smbprotocol.exceptions import SMBResponseException
 from smbprotocol.file_info import InfoType
 from smbprotocol.ioctl import IOCTLFlags, SMB2IOCTLRequest
@@ -34,6 +35,13 @@ from .link import Tree
 
 MAX_LISTING_BYTES = 64 * 1024
 _HEADER_BYTES = 64
+_CHANGES = (
+    CompletionFilter.FILE_NOTIFY_CHANGE_FILE_NAME
+    | CompletionFilter.FILE_NOTIFY_CHANGE_DIR_NAME
+    | CompletionFilter.FILE_NOTIFY_CHANGE_ATTRIBUTES  # as which Samba tells of writes behind its back
+    | CompletionFilter.FILE_NOTIFY_CHANGE_SIZE
+    | CompletionFilter.FILE_NOTIFY_CHANGE_LAST_WRITE
+)
 _NAME_SURROGATE = 0x2000_0000
 _NOT_IN_A_NAME = frozenset("/\\\0")
 _FILETIME_EPOCH = 116_444_736_000_000_000
@@ -297,6 +305,32 @@ def _set_info(tree: Tree, handle: Handle, number: int, buffer: bytes, timeout_s:
     message["file_id"] = handle.file_id
     message["buffer"] = buffer
     exchange(tree, message, timeout_s)
+
+
+def ask_for_changes(tree: Tree, handle: Handle, *, below: bool) -> Any:
+    """CHANGE_NOTIFY (§2.2.35) on a directory, or also all below it: the request, whose answer comes when something
+    changes. What changes between two requests on one handle is in the answer to the second."""
+    message = SMB2ChangeNotifyRequest()
+    message["flags"] = ChangeNotifyFlags.SMB2_WATCH_TREE if below else ChangeNotifyFlags.NONE
+    message["output_buffer_length"] = MAX_LISTING_BYTES
+    message["file_id"] = handle.file_id
+    message["completion_filter"] = _CHANGES
+    return send(tree, message)
+
+
+def changed_names(body: bytes) -> frozenset[str]:
+    """The paths in an answer to that, with '/' between the parts; empty: too many changed to name them."""
+    names = set()
+    buffer, position = _output(body), 0
+    with understanding():
+        while buffer:
+            step, _, length = struct.unpack_from("<III", buffer, position)
+            name = buffer[position + 12 : position + 12 + length].decode("utf-16-le", "surrogatepass")
+            names.add(name.replace("\\", "/"))
+            if step == 0:
+                break
+            position += step
+    return frozenset(names)
 
 
 def set_size(tree: Tree, handle: Handle, size: int) -> None:
