@@ -22,6 +22,7 @@ from .transport import SocketAddress
 _SIGN_IN_PAUSE_S = 60.0
 """After a refused sign-in the server is not asked again for so long, however many callers want it: a few wrong
 passwords in a row lock an account."""
+_AGAIN_S = 0.1
 
 
 class _Slot:
@@ -124,13 +125,17 @@ class SmbPool:
 
     def give_up(self) -> None:
         """Wait for no server any more: every call that is under way ends, and the servers close what is open there when
-        they notice. Does not block, and can be called again; the pool is to be closed all the same."""
+        they notice. Does not block, and can be called again; the pool is to be closed all the same. To be called on the
+        event loop."""
         self._closed = True
         for slot in self._slots.values():
             if slot.bundle is not None:
                 slot.bundle.discard()
         for task in self._connecting:
             task.cancel()
+        if self._connecting:
+            # Who is cancelled once waits for what is in flight, and who is cancelled again does not.
+            asyncio.get_running_loop().call_later(_AGAIN_S, self.give_up)
 
     @contextmanager
     def _to_be_given_up(self) -> Iterator[None]:
