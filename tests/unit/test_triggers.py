@@ -53,7 +53,7 @@ def _at_its_limit() -> Inotify:
 class _WithoutWatches(Inotify):
     """As where the user has no watch left, which is a limit of the whole host and not to be touched by a test."""
 
-    def add(self, directory: str) -> None:
+    def add(self, directory: str, mask: int = 0) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
