@@ -1,0 +1,61 @@
+"""The configuration that a daemon works by, and how it comes to work by another one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from pathlib import Path
+
+import structlog
+
+from replicad.model.errors import ConfigError
+from replicad.settings import Settings
+from replicad.settings.load import load
+
+from .sd_notify import Notifier
+
+Take = Callable[[Settings, Settings], Awaitable[None]]
+"""Takes the settings before and those from now on."""
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger("daemon")
+
+
+class Configuration:
+    """`settings` are always those that hold now. The service manager is told when they are being taken anew."""
+
+    def __init__(self, path: Path, environ: Mapping[str, str], settings: Settings, notifier: Notifier) -> None:
+        self.settings = settings
+        self.notifier = notifier
+        self._path, self._environ = path, environ
+        self._take: Take | None = None
+        self._reloading = asyncio.Lock()
+
+    def listen(self, take: Take) -> None:
+        """Have `take` told of settings that were taken; `reload` returns when it is done."""
+        self._take = take
+
+    async def reload(self) -> None:
+        """Take the file as it is now, or, if anything is wrong in it, nothing of it. SettingsError, ConfigError."""
+        async with self._reloading:
+            self.notifier.reloading()
+            try:
+                after = await asyncio.to_thread(load, self._path, self._environ)
+                self._refuse_what_needs_a_restart(after)
+                before, self.settings = self.settings, after
+                if self._take is not None:
+                    await self._take(before, after)
+                _log.info("configuration taken", file=str(self._path), machines=len(after.virtual_machines))
+            finally:
+                self.notifier.ready()
+
+    def _refuse_what_needs_a_restart(self, after: Settings) -> None:
+        if after.state_dir != self.settings.state_dir:
+            raise ConfigError(
+                "take", f"another state_dir from {self._path}", f"this daemon works in {self.settings.state_dir}",
+                "Restart it instead.",
+            )  # fmt: skip
+        if after.api != self.settings.api:
+            raise ConfigError(
+                "take", f"another api from {self._path}", "this daemon goes on listening where it does",
+                "Restart it instead.",
+            )  # fmt: skip
