@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import Enum
 from pathlib import Path
 from random import Random
@@ -22,6 +22,8 @@ from typing import Any
 
 import pytest
 
+from replicad.cli.daemon_client import SOCKET, path_of
+from replicad.cli.daemon_client import Daemon as ApiOf
 from replicad.cli.main import main
 from replicad.model.runs import Outcome
 from replicad.model.schedule import Every, phase_s
@@ -436,6 +438,52 @@ def test_hang_up_adds_removes_and_changes_machines_while_a_cycle_of_another_goes
     for vm in (B, C, added):
         check_points(of(vm, runs), points_in(room / "사본" / vm))
     assert place.complaints() == []
+
+
+def test_cycle_of_a_daemon_that_was_killed_is_gone_on_with_at_once_also_after_a_hang_up(
+    place: Site, room: Path
+) -> None:
+    slow = local_machine(room, "가", every="1h", bandwidth="64K")
+    place.write({}, {A: slow})
+    first = place.ready()
+    began = first.wait_for("cycle began", vm=A)
+    for every in ("10m", "4m"):  # the agenda is saved in the middle of the cycle, with the due time to come
+        place.write({}, {A: {**slow, "every": every}})
+        mark = first.mark()
+        first.hang_up()
+        first.wait_for("configuration taken", mark)
+    first.kill()
+    due_at = place.remembered()[1][A].due_at
+    assert due_at is not None
+    assert due_at > moment_of(began)
+    place.write({}, {A: {**slow, "every": "4m", "bandwidth": "off"}})
+    second = place.ready()
+    again = second.wait_for("cycle began", vm=A)
+    assert moment_of(again) - moment_of(second.wait_for("ready")) < timedelta(seconds=STARTS_WITHIN_S)
+    assert second.wait_for("cycle done", vm=A)["point"] == 1
+    stopped_well(second, second.terminate())
+    outcomes = [(run.number, run.outcome) for run in place.remembered()[0]]
+    assert outcomes == [(began["run"], Outcome.INTERRUPTED), (again["run"], Outcome.DONE)]
+
+
+def test_pause_outlives_a_while_out_of_the_configuration(place: Site, room: Path) -> None:
+    machines = {A: local_machine(room, "가"), B: local_machine(room, "나")}
+    place.write({}, machines)
+    daemon = place.ready()
+    daemon.wait_for("cycle done", vm=A)
+    api = ApiOf(place.state_dir / SOCKET)
+    api.post(path_of(A, "pause"))
+    for there in ({B: machines[B]}, machines):
+        place.write({}, there)
+        mark = daemon.mark()
+        daemon.hang_up()
+        daemon.wait_for("configuration taken", mark)
+    assert api.get(path_of(A))["state"] == "paused"
+    assert not [event for event in daemon.log.events()[mark:] if event.get("vm") == A]
+    api.post(path_of(A, "resume"))
+    assert daemon.wait_for("cycle done", mark, vm=A)
+    stopped_well(daemon, daemon.terminate())
+    assert place.remembered()[1][A].left_at is None
 
 
 @pytest.mark.parametrize("text", ["", "virtual_machines: [", "evry: 5m\n"], ids=["empty", "no YAML", "wrong key"])
