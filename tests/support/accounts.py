@@ -82,7 +82,7 @@ def check_schedule(runs: Sequence[Run], agenda: Agenda, every: Every, keeping: K
         assert run.outcome is not None, f"{run} was left open"
         assert run.ended_at is not None
         is_due = cursor <= run.started_at
-        assert (run.trigger is Trigger.SCHEDULE) is is_due, (run, cursor)
+        assert (run.trigger is Trigger.SCHEDULE) is is_due, (before, run, cursor)
         assert run.missed == (every.count_between(cursor, run.started_at) if is_due else 0), (run, cursor)
         wanted = [cursor if is_due else run.due_at, *(since for since in keeping.since if since <= run.started_at)]
         if before is not None:
