@@ -33,14 +33,17 @@ def test_an_interruption_waits_until_what_is_made_is_known_and_comes_once() -> N
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_interrupt_until_it_is_cleaned_up_and_are_as_before_in_the_end(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    interruption = Interruption()
-    with interruption.installed(), pytest.raises(KeyboardInterrupt):
-        signal.raise_signal(number)
-    with (other := Interruption()).installed():
-        other.ignore()
-        signal.raise_signal(number)
-    assert signal.getsignal(number) is before
+    found = signal.signal(number, signal.SIG_DFL)  # nohup has it ignored
+    try:
+        interruption = Interruption()
+        with interruption.installed(), pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(number)
+        with (other := Interruption()).installed():
+            other.ignore()
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, found)
 
 
 def test_a_signal_that_is_ignored_stays_so() -> None:
