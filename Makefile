@@ -38,9 +38,13 @@ check: setup
 	$(BIN)/lint-imports
 
 BROWSER := chromium=/usr/bin/chromium
+# What reads the manual pages, completes, and checks the rules, the unit and the containers' files.
+READERS := mandoc=/usr/bin/mandoc groff-base=/usr/bin/groff zsh=/usr/bin/zsh fish=/usr/bin/fish \
+	prometheus=/usr/bin/promtool systemd=/usr/bin/systemd-analyze \
+	docker-compose=/usr/bin/docker-compose shellcheck=/usr/bin/shellcheck
 
 test: check
-	@bash .ci/debian-packages $(PYTHON) $(BROWSER)
+	@bash .ci/debian-packages $(PYTHON) $(BROWSER) $(READERS)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not soak'
 
 soak: setup

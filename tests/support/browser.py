@@ -28,7 +28,12 @@ def chromium() -> Iterator[Browser]:
     with sync_playwright() as playwright:
         try:
             # Root may not use Chromium's sandbox; all that it sees is ours. /dev/shm is small in containers.
-            options = ["--disable-dev-shm-usage", *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+            options = [
+                "--disable-dev-shm-usage",
+                "--disable-quic",
+                "--disable-sync",
+                *(["--no-sandbox"] if os.geteuid() == 0 else []),
+            ]
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         except Error as error:
             raise AssertionError(f"Chromium does not start here, and the dashboard can't be tried: {error}") from None
