@@ -37,7 +37,8 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-BROWSER := chromium=/usr/bin/chromium
+# The second is what the program that steers the first is linked with.
+BROWSER := chromium=/usr/bin/chromium libatomic1=/usr/share/doc/libatomic1
 # What reads the manual pages, completes, and checks the rules, the unit and the containers' files.
 READERS := mandoc=/usr/bin/mandoc groff-base=/usr/bin/groff zsh=/usr/bin/zsh fish=/usr/bin/fish \
 	prometheus=/usr/bin/promtool systemd=/usr/bin/systemd-analyze \
