@@ -187,6 +187,20 @@ def test_no_name_and_no_sentence_becomes_markup(browser: Browser, tmp_path: Path
         assert page.locator("img").count() == 0
 
 
+def test_a_name_that_other_programs_would_break_into_lines_breaks_no_stream(browser: Browser, tmp_path: Path) -> None:
+    port, name = free_port(), "한\u2028줄\u2029또"
+    settings = configuration(tmp_path, (name,), tcp_port=port)
+    with live_api_on_a_thread(settings) as api, visit(browser, f"http://127.0.0.1:{port}/") as seen:
+        page = seen.page
+        _sign_in(page)
+        expect(page.locator("#link-text")).to_have_text("live")
+        expect(page.locator("#h-cycles .notice")).to_be_visible()
+        api.sync(name)
+        expect(page.locator("#h-cycles tbody tr")).to_have_count(1)
+        page.wait_for_timeout(1_000)  # who lost the stream asks for it again in half a second
+        assert len([url for url in seen.asked if url.endswith("/events")]) == 1
+
+
 def test_who_has_no_token_sees_nothing_and_who_signs_out_either(browser: Browser, fleet: Fleet) -> None:
     with visit(browser, fleet.url) as seen:
         page = seen.page

@@ -218,9 +218,10 @@ const replicad = (() => {
     $("link").dataset.kind = kind;
   }
   function happened(piece) {
-    const name = /^event: (.*)$/m.exec(piece)?.[1];
+    // `.` stops at U+2028, which may be in a name, and is no end of a line here.
+    const name = /^event: ([^\n]*)$/m.exec(piece)?.[1];
     if (!name) return;
-    const data = JSON.parse(/^data: (.*)$/m.exec(piece)?.[1] ?? "null");
+    const data = JSON.parse(/^data: ([^\n]*)/m.exec(piece)?.[1] ?? "null");
     lookSoon();
     if (name === "trouble") say(data.vm ? `${data.vm}: ${data.text}` : data.text, true);
     if (name === "ended" && data.vm === chosen) lookAtHistory();
