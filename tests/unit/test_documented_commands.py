@@ -48,7 +48,12 @@ def test_every_verb_is_told_of() -> None:
     assert [verb for verb in VERBS if f"replicad {verb}" not in told and f"`{verb}`" not in told] == []
 
 
-@pytest.mark.parametrize("page", [*_PAGES, "docs/api.md", "docs/metrics.md", "docs/configuration.md"])
+_ALL_PAGES = sorted(
+    {"README.md", *(str(p.relative_to(_CHECKOUT)) for d in ("docs", "docker") for p in (_CHECKOUT / d).rglob("*.md"))}
+)
+
+
+@pytest.mark.parametrize("page", _ALL_PAGES)
 def test_links_lead_to_files_and_headings(page: str) -> None:
     path = _CHECKOUT / page
     for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8")):
