@@ -147,7 +147,8 @@ def loopback(value: object) -> tuple[str, int]:
     if port is None:
         raise WrongError(f"{shown(value)} names no port", f"write {shown_address(host)}:8600")
     try:
-        is_loopback = "%" not in host and ip_address(host).is_loopback
+        address = ip_address(host)
+        is_loopback = "%" not in host and address.is_loopback
     except ValueError:
         raise WrongError(f"{shown(host)} is no IP address", f"write 127.0.0.1:{port}") from None
     if not is_loopback:
@@ -155,7 +156,7 @@ def loopback(value: object) -> tuple[str, int]:
             f"{shown(host)} can be reached from other hosts, and what is said there is not encrypted",
             f"write 127.0.0.1:{port}, and use a tunnel (ssh -L) or a proxy with TLS from elsewhere",
         )
-    return host, port
+    return str(address), port  # as browsers write it, who say it in `Host`
 
 
 def shown_address(host: str) -> str:

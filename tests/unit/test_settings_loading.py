@@ -147,6 +147,7 @@ def test_an_api_on_tcp_has_a_loopback_address_and_a_token_file(tmp_path: Path) -
     for typed, address in (
         ("127.0.0.1:8600", "127.0.0.1:8600"),
         ("'[::1]:80'", "[::1]:80"),
+        ("'[0:0::0001]:8600'", "[::1]:8600"),
         ("127.9.0.1:1", "127.9.0.1:1"),
     ):
         settings = _load(tmp_path, VM + f"api: {{listen: {typed}, token_file: /etc/토큰}}\n")
