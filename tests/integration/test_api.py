@@ -16,6 +16,7 @@ import pytest
 
 from replicad.model.errors import ConfigError, LockedError, PermanentError, UnreachableError
 from replicad.model.progress import Advanced, PhaseStarted, Warned
+from replicad.service.api import server
 from replicad.service.api.doors import open_doors
 from replicad.service.api.server import MOST_CONNECTIONS
 from replicad.service.events import Trouble
@@ -243,6 +244,42 @@ async def test_who_holds_many_connections_keeps_no_others_from_the_other_door(tm
         for _, writer in held:
             writer.close()
         one_more.close()
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        "",
+        "GET / HTTP/1.1\r\nHost: localhost\r\n",
+        "POST /dashboard/session HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n{",
+        "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\nG",
+    ],
+)
+async def test_who_never_ends_a_request_is_cut_off_and_a_stream_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: str
+) -> None:
+    monkeypatch.setattr(server, "WHOLE_REQUEST_S", 0.5)
+    port = free_port()
+    async with (
+        live_api(configuration(tmp_path, tcp_port=port)) as api,
+        api.client() as client,
+        client.stream("GET", "/events") as stream,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(begun.encode())
+        told = asyncio.create_task(reader.read())
+        async with asyncio.timeout(10):
+            while not told.done():  # each byte comes in time, but for none at all
+                await asyncio.wait([told], timeout=0.1)
+                writer.write(b"x" if begun else b"")
+        with suppress(ConnectionResetError):
+            assert (await told)[:13] in (b"", b"HTTP/1.1 200 ")
+        writer.close()
+        await asyncio.sleep(0.6)
+        api.hub.tell(Trouble(None, "still here"))
+        async for happened in events_of(stream):
+            if happened.name == "trouble":
+                break
 
 
 async def test_stopping_ends_streams_and_cuts_off_who_does_not_read(tmp_path: Path) -> None:

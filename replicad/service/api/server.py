@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import h11
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -25,6 +26,8 @@ _GRACE_BEYOND_S = 5
 """uvicorn's own, which never comes to pass."""
 _KEEP_ALIVE_S = 30
 _HEADER_BYTES = 32 << 10
+WHOLE_REQUEST_S = 30
+"""From its connection, or its first byte where others went before, to its last: who has no token may connect, too."""
 
 
 async def serve(control: Control, figures: Figures, doors: Sequence[Door]) -> None:
@@ -51,13 +54,36 @@ async def serve(control: Control, figures: Figures, doors: Sequence[Door]) -> No
 
 
 class _Connection(H11Protocol):
+    _deadline: asyncio.TimerHandle | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         """Taken, if there are not too many."""
         if len(self.connections) < MOST_CONNECTIONS:
             super().connection_made(transport)
+            self._expect_the_rest()
         else:
             self.transport = transport
             transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._expect_the_rest()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_nothing()
+        super().connection_lost(exc)
+
+    def _expect_the_rest(self) -> None:
+        """Of a request: so long, however slowly it comes."""
+        if self.conn.their_state not in (h11.IDLE, h11.SEND_BODY):
+            self._expect_nothing()
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(WHOLE_REQUEST_S, self.transport.abort)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
 
 class _Server(Server):
