@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -49,3 +51,17 @@ def test_a_package_that_is_asked_for_besides_is_named_where_it_cannot_be_install
     )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("setup: missing 측정기, and this system has no apt-get;")
+
+
+def test_what_is_released_as_source_has_all_that_make_needs(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)],
+        cwd=_CHECKOUT, capture_output=True, timeout=60, check=True,
+    )  # fmt: skip
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as released:
+        held = {name.partition("/")[2] for name in released.getnames()}
+    named = re.findall(r"[.\w/-]+", (_CHECKOUT / "Makefile").read_text(encoding="utf-8"))
+    wanted = {name for name in named if name[0] != "/" and (_CHECKOUT / name).is_file()}
+    assert ".ci/debian-packages" in wanted
+    assert wanted <= held
