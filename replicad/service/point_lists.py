@@ -19,6 +19,8 @@ READ_WITHIN_S = 20.0
 _FRESH_S = 60.0
 """Others may prune, and pin, from elsewhere."""
 _FRESH_ERROR_S = 15.0
+_FRESH_FOR_WHO_WAITS_S = 1.0
+"""Nothing was learned of the replica itself."""
 _MOST_REMEMBERED = 64
 _READS_AT_ONCE = 4
 
@@ -59,9 +61,9 @@ class PointLists:
     async def of(self, vm: str) -> KnownPoints:
         """The points of a machine that is kept, at most a minute old, and not from before its last cycle.
 
-        Raises what reading its replica raises, once for all who ask within 15 s; a sign-in that was refused is not
-        tried again before the machine is changed or has run a cycle, as servers lock accounts. TimedOutError after
-        20 s.
+        At most four are read at once. Raises what reading its replica raises, once for all who ask within 15 s; a
+        sign-in that was refused is not tried again before the machine is changed or has run a cycle, as servers lock
+        accounts. TimedOutError after 20 s.
         """
         lock = self._reading.setdefault(vm, asyncio.Lock())
         self._asking[vm] = self._asking.get(vm, 0) + 1
@@ -93,10 +95,7 @@ class PointLists:
 
     async def _read_anew(self, vm: str) -> _Remembered:
         self._changed.discard(vm)
-        came = await self._came(vm)
-        for_s = _FRESH_S
-        if isinstance(came, ReplicadError):
-            for_s = float("inf") if isinstance(came, SignInError) else _FRESH_ERROR_S
+        came, for_s = await self._came(vm)
         known = _Remembered(came, self._clock.monotonic_s() + for_s)
         # What changed meanwhile may not be in it. A refused sign-in is remembered whatever else happened.
         if vm not in self._changed or isinstance(came, SignInError):
@@ -106,14 +105,20 @@ class PointLists:
                 self._remembered.popitem(last=False)
         return known
 
-    async def _came(self, vm: str) -> KnownPoints | ReplicadError:
+    async def _came(self, vm: str) -> tuple[KnownPoints | ReplicadError, float]:
+        """What came of reading, and for how long that holds."""
+        began_s: float | None = None
         try:
             async with asyncio.timeout(READ_WITHIN_S), self._room:
-                at = self._clock.now()
+                at, began_s = self._clock.now(), self._clock.monotonic_s()
                 found = await self._read(vm)
-                return KnownPoints(found.points, found.pending, at)
+                return KnownPoints(found.points, found.pending, at), _FRESH_S
         except TimeoutError:
-            answer = f"its server gave no answer within {READ_WITHIN_S:.0f} s"
-            return TimedOutError("read", f"the recovery points of {vm}", answer, "Try again later.")
+            op, subject, hint = "read", f"the recovery points of {vm}", "Try again later."
+            if began_s is None:
+                answer = f"{_READS_AT_ONCE} others are being read, and their servers give no answer"
+                return TimedOutError(op, subject, answer, hint), _FRESH_FOR_WHO_WAITS_S
+            answer = f"its server gave no answer within {self._clock.monotonic_s() - began_s:.0f} s"
+            return TimedOutError(op, subject, answer, hint), _FRESH_ERROR_S
         except ReplicadError as error:
-            return error
+            return error, float("inf") if isinstance(error, SignInError) else _FRESH_ERROR_S

@@ -120,6 +120,25 @@ def test_nobody_waits_longer_than_is_promised_nor_for_another_machines_server() 
     run(story())
 
 
+def test_a_server_that_was_not_asked_is_not_said_to_give_no_answer() -> None:
+    async def story() -> None:
+        replicas = _Replicas()
+        away = [f"vm{n}" for n in range(4)]
+        replicas.came |= dict.fromkeys(away, 3_600.0)
+        asking = [asyncio.ensure_future(replicas.lists.of(vm)) for vm in away]
+        await asyncio.sleep(0)
+        waiting = [asyncio.ensure_future(replicas.lists.of(VM)) for _ in range(3)]
+        for one in asyncio.as_completed(waiting):
+            with pytest.raises(TimedOutError, match=f"points of {VM}: 4 others are being read"):
+                await one
+        assert passed_s() == READ_WITHIN_S
+        await asyncio.wait(asking)
+        await asyncio.sleep(1)
+        assert (await replicas.lists.of(VM)).pending == 5
+
+    run(story())
+
+
 def test_few_are_read_at_once_and_few_remembered() -> None:
     async def story() -> None:
         replicas = _Replicas()
