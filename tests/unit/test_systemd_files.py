@@ -72,6 +72,7 @@ def test_the_unit_does_what_the_program_does() -> None:
     assert float(service["WatchdogSec"]) >= 30
     assert {"2", "11"} == set(service["RestartPreventExitStatus"].split())
     assert service["StateDirectoryMode"] == "0700"
+    assert service["LimitCORE"] == "0"
     variable, _, below = service["Environment"].partition("=")
     state_dir = Path("/var/lib", service["StateDirectory"])
     assert user_directory({variable: below, "HOME": "/home/x"}, "XDG_STATE_HOME", "") / "replicad" == state_dir
