@@ -14,7 +14,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from replicad.model.errors import ConfigError, LockedError, PermanentError, UnreachableError
+from replicad.model.errors import BusyError, ConfigError, LockedError, PermanentError, UnreachableError
 from replicad.model.progress import Advanced, PhaseStarted, Warned
 from replicad.service.api import server
 from replicad.service.api.doors import open_doors
@@ -531,7 +531,7 @@ def test_an_address_in_use_and_a_token_that_is_none_are_refused(tmp_path: Path) 
     other = configuration(tmp_path / "other", tcp_port=port)
     with (
         open_doors(settings, print),
-        pytest.raises(ConfigError, match="another program listens there"),
+        pytest.raises(BusyError, match="another program listens there"),
         open_doors(other, print),
     ):
         pass

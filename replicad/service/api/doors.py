@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from replicad.model.errors import AccessDeniedError, ConfigError, PermanentError
+from replicad.model.errors import AccessDeniedError, BusyError, ConfigError, PermanentError
 from replicad.service.passwords import Warn, read_secret
 from replicad.settings import Settings, TcpAccess
 
@@ -45,8 +45,8 @@ def open_doors(settings: Settings, warn: Warn) -> Iterator[tuple[Door, ...]]:
     """Listen; from then on who connects waits to be answered. In the end nothing is left of it.
 
     To be called by the one daemon of a state directory: the socket of one that died is replaced. ConfigError for a
-    `state_dir` that is too long, an address in use, or a token that can't be read or is too short; AccessDeniedError
-    or PermanentError if the socket can't be made.
+    `state_dir` that is too long, an address that is not there, or a token that can't be read or is too short; BusyError
+    for an address in use; AccessDeniedError or PermanentError if the socket can't be made.
     """
     with ExitStack() as stack:
         path = settings.state_dir / SOCKET
@@ -106,9 +106,11 @@ def _tcp(access: TcpAccess) -> Iterator[socket.socket]:
             listening.bind((access.host, access.port))
             listening.listen(_BACKLOG)
         except OSError as error:
-            in_use = error.errno == errno.EADDRINUSE
-            answer = "another program listens there" if in_use else error.strerror or type(error).__name__
-            raise ConfigError("listen on", access.address, answer, "Give another one under 'api:'.") from None
+            hint = "Give another one under 'api:'."
+            if error.errno == errno.EADDRINUSE:
+                # It may go away: systemd starts the daemon again, which it does not after a ConfigError.
+                raise BusyError("listen on", access.address, "another program listens there", hint) from None
+            raise ConfigError("listen on", access.address, error.strerror or type(error).__name__, hint) from None
         listening.setblocking(False)
         yield listening
 
