@@ -137,4 +137,5 @@ def planned(agenda: Agenda | None, vm: str, schedule: Schedule, now: datetime) -
     agenda = returned(agenda, now)
     due_at = following if agenda.due_at is None or following is None else min(agenda.due_at, following)
     retry = min(agenda.retry_at, now + timedelta(seconds=LONGEST_RETRY_S)) if agenda.retry_at is not None else None
-    return replace(agenda, due_at=due_at, retry_at=retry)
+    requested_at = min(agenda.requested_at, now) if agenda.requested_at is not None else None
+    return replace(agenda, due_at=due_at, retry_at=retry, requested_at=requested_at)

@@ -55,7 +55,7 @@ class VerificationPlan:
     def wanted_at(self) -> datetime | None:
         """When one is going to be wanted; in the past if one is wanted already, None: never."""
         if self.requested_at is not None:
-            return self.requested_at
+            return self.requested_at if self.retry_at is None else max(self.requested_at, self.retry_at)
         return self.retry_at if self.retry_at is not None else self.due_at
 
 
@@ -67,12 +67,15 @@ def planned(before: VerificationPlan | None, vm: str, schedule: Schedule, now: d
         return VerificationPlan(vm, due_at=following)
     due_at = following if before.due_at is None or following is None else min(before.due_at, following)
     retry = min(before.retry_at, now + timedelta(seconds=LONGEST_RETRY_S)) if before.retry_at is not None else None
-    return replace(before, due_at=due_at, retry_at=retry if due_at is not None else None)
+    requested_at = min(before.requested_at, now) if before.requested_at is not None else None
+    is_wanted = due_at is not None or requested_at is not None
+    return replace(before, due_at=due_at, retry_at=retry if is_wanted else None, requested_at=requested_at)
 
 
 def requested(plan: VerificationPlan, now: datetime, *, repair: bool) -> VerificationPlan:
-    """The plan once somebody has asked for a verification."""
-    return replace(plan, requested_at=plan.requested_at or now, repair_requested=plan.repair_requested or repair)
+    """The plan once somebody has asked for a verification, which waits for no other try."""
+    repair = plan.repair_requested or repair
+    return replace(plan, requested_at=plan.requested_at or now, repair_requested=repair, retry_at=None)
 
 
 def taken_back(plan: VerificationPlan) -> VerificationPlan:
@@ -80,11 +83,13 @@ def taken_back(plan: VerificationPlan) -> VerificationPlan:
     return replace(plan, requested_at=None, repair_requested=False)
 
 
-def postponed(plan: VerificationPlan, now: datetime) -> VerificationPlan:
-    """The plan once a verification could not begin because another writer holds the replica: nothing is wrong then."""
+def postponed(plan: VerificationPlan, now: datetime, *, is_answered: bool) -> VerificationPlan:
+    """The plan once a verification could not begin because another writer holds the replica: nothing is wrong then. An
+    order stands, unless who gave it was told (`is_answered`)."""
     failures = plan.failures + 1
-    retry = retry_at(failures, now, None) if plan.due_at is not None else None
-    return replace(taken_back(plan), failures=failures, retry_at=retry)
+    plan = taken_back(plan) if is_answered else plan
+    is_wanted = plan.due_at is not None or plan.requested_at is not None
+    return replace(plan, failures=failures, retry_at=retry_at(failures, now, None) if is_wanted else None)
 
 
 def ended(plan: VerificationPlan, result: VerificationResult, schedule: Schedule) -> VerificationPlan:

@@ -26,6 +26,7 @@ from .compose import Shares
 from .configuration import Configuration
 from .control import Control
 from .cycles import ConfiguredCycles
+from .cycles_first import CyclesFirst
 from .hooks import HookRunner
 from .hub import Hub
 from .lookout import Lookout
@@ -36,7 +37,7 @@ from .sd_notify import Notifier
 from .supervisor import Supervisor
 from .surroundings import surroundings, system_clock
 from .triggers import TriggerDirectory
-from .verifying import CyclesFirst, Verifier
+from .verifying import Verifier
 from .watching import Watches
 
 _CATALOG = "catalog.sqlite"

@@ -20,6 +20,7 @@ from replicad.model.runs import Outcome, Run
 from replicad.model.schedule import Schedule
 
 from .attempt import Attempt, Cycles, ended, to_the_end
+from .clock_steps import ClockSteps
 from .events import CycleBegan, CycleEnded, Event, MachineChanged, Trouble
 from .watch import Progress, Watch
 
@@ -27,7 +28,6 @@ T = TypeVar("T")
 
 _TICK_S = 5.0
 """How long at most until clocks that were set, hosts that slept and cycles that stand still are noticed."""
-_CLOCK_STEP_S = 2.0
 _SLEPT_S = 60.0
 _NEVER = timedelta(days=1)
 _STOP_PATIENCE_S = 2.5
@@ -99,7 +99,7 @@ class Supervisor:
         self._machines: dict[str, _Machine] = {}
         self._under_way: dict[asyncio.Task[None], Attempt] = {}
         self._changed = asyncio.Event()
-        self._ticked_at, self._ticked_s = clock.now(), clock.monotonic_s()
+        self._steps = ClockSteps(clock)
 
     async def keep(
         self,
@@ -247,18 +247,16 @@ class Supervisor:
     def _look_at_the_clock(self) -> None:
         """A clock that was set back must not make machines wait for a time that has been, and a host that slept could
         not move anything meanwhile."""
-        now, now_s = self._clock.now(), self._clock.monotonic_s()
-        passed_s = now_s - self._ticked_s
-        step_s = (now - self._ticked_at).total_seconds() - passed_s
-        self._ticked_at, self._ticked_s = now, now_s
-        if passed_s > _SLEPT_S:
+        passed = self._steps.look()
+        if passed.passed_s > _SLEPT_S:
             for attempt in self._under_way.values():
-                attempt.watch.moved_s += passed_s
-        if abs(step_s) < _CLOCK_STEP_S:
+                attempt.watch.moved_s += passed.passed_s
+        if not passed.was_set:
             return
+        now = self._clock.now()
         for vm, machine in self._machines.items():
             machine.turn_to(agendas.planned(machine.agenda, vm, machine.schedule, now))
-        self._tell(Trouble(None, f"the time of day jumped by {step_s:+.0f} s: due times were looked at again"))
+        self._tell(Trouble(None, f"the time of day jumped by {passed.step_s:+.0f} s: due times were looked at again"))
 
     def _look_for_stalls(self) -> None:
         now_s = self._clock.monotonic_s()

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from replicad.model import verification as plans
-from replicad.model.agenda import Agenda, LatestPoint
+from replicad.model.agenda import Agenda
 from replicad.model.clock import Clock
 from replicad.model.errors import (
     BusyError,
@@ -30,9 +30,9 @@ from replicad.model.schedule import Schedule
 from replicad.model.verification import VerificationOutcome, VerificationPlan, VerificationResult
 from replicad.workflows.covered import Covered
 from replicad.workflows.damage import Verification
-from replicad.workflows.replicate import CycleReport
 
-from .attempt import Cycles, to_the_end
+from .attempt import to_the_end
+from .clock_steps import ClockSteps
 from .events import Event, MachineChanged, Trouble, VerificationBegan, VerificationEnded
 from .verified import result_of
 from .watch import STALLED_AFTER_S, Progress, Watch
@@ -103,6 +103,7 @@ class _Turn:
     watch: Watch
     began_s: float
     began_at_step: int
+    mends: bool
     task: asyncio.Task[None] | None = None
     end: End | None = None
     stalled: bool = False
@@ -215,9 +216,11 @@ class Verifier:
 
     async def run(self) -> None:
         """Verify until cancelled; then stop what is under way, within a few seconds whatever it waits for."""
+        steps = ClockSteps(self._clock)
         try:
             while True:
                 self._changed.clear()
+                self._look_at_the_clock(steps)
                 await self._drop_what_was_paused()
                 if (vm := self._next()) is not None:
                     await self._take_turn(vm)
@@ -226,6 +229,14 @@ class Verifier:
         finally:
             for machine in self._machines.values():
                 machine.give_up_asking()
+
+    def _look_at_the_clock(self, steps: ClockSteps) -> None:
+        """One that was set back must not make machines wait for a time that has been."""
+        if not steps.look().was_set:
+            return
+        now = self._clock.now()
+        for vm, machine in self._machines.items():
+            machine.plan = plans.planned(machine.plan, vm, machine.schedule, now)
 
     def _next(self) -> str | None:
         """Whose turn it is: what has begun is brought to its end before another one begins; then who waits longest."""
@@ -259,7 +270,7 @@ class Verifier:
             pass
 
     async def _drop_what_was_paused(self) -> None:
-        for vm, machine in self._machines.items():
+        for vm, machine in [*self._machines.items()]:  # others may come and go while one is written down
             if machine.plan.requested_at is not None and self._is_paused(vm):
                 machine.give_up_asking()
                 await self._turn_to(machine, plans.taken_back(machine.plan))
@@ -276,7 +287,8 @@ class Verifier:
             machine.covered = Covered()
             machine.warnings = []
             self._tell(VerificationBegan(vm))
-        turn = _Turn(vm, machine.covered, Watch(now_s, warnings=machine.warnings), now_s, machine.covered.steps)
+        watch, mends = Watch(now_s, warnings=machine.warnings), machine.plan.repair_requested
+        turn = _Turn(vm, machine.covered, watch, now_s, machine.covered.steps, mends)
         try:
             async with asyncio.TaskGroup() as group:
                 turn.task = group.create_task(self._verify(turn, machine), name=f"verification of {vm}")
@@ -289,8 +301,11 @@ class Verifier:
             self._turn = None
             machine.spent_s += self._clock.monotonic_s() - now_s
             machine.progress = turn.watch.progress()
-        if turn.end is not None and self._machines.get(vm) is machine:
-            await self._finish(vm, machine, turn.end)
+        if turn.end is None or self._machines.get(vm) is not machine:
+            return
+        if machine.plan.repair_requested and not turn.mends and turn.end.found is not None:
+            return  # asked for when all was read already: the next turn has only to mend
+        await self._finish(vm, machine, turn.end)
 
     async def _watch_over(self, turn: _Turn, task: asyncio.Task[None]) -> None:
         """Until it has ended: it is stopped where nothing moves, and where the machine was paused or removed."""
@@ -319,8 +334,7 @@ class Verifier:
             )
 
         try:
-            repair = machine.plan.repair_requested
-            found = await self._work.verify(vm, turn.watch, turn.covered, repair=repair)
+            found = await self._work.verify(vm, turn.watch, turn.covered, repair=turn.mends)
             spent_s = began_s + self._clock.monotonic_s()
             turn.end = End(result_of(found, self._clock.now(), spent_s), found)
         except asyncio.CancelledError:
@@ -344,12 +358,12 @@ class Verifier:
     async def _finish(self, vm: str, machine: _Machine, end: End) -> None:
         if end.result.outcome is not VerificationOutcome.FAILED:
             machine.forget()  # else the next one goes on where this one was
-        asking, machine.asking = machine.asking, []
-        if isinstance(end.error, LockedError) and not asking:
-            await self._turn_to(machine, plans.postponed(machine.plan, end.result.at))
-            return
-        await self._turn_to(machine, plans.ended(machine.plan, end.result, machine.schedule))
-        self._tell(VerificationEnded(vm, end.result))
+        asking, machine.asking = [one for one in machine.asking if not one.done()], []
+        if isinstance(end.error, LockedError):  # nothing is wrong then, but who waits for an answer gets one
+            await self._turn_to(machine, plans.postponed(machine.plan, end.result.at, is_answered=bool(asking)))
+        else:
+            await self._turn_to(machine, plans.ended(machine.plan, end.result, machine.schedule))
+            self._tell(VerificationEnded(vm, end.result))
         for future in asking:
             if not future.done():
                 future.set_result(end)
@@ -372,26 +386,6 @@ class Verifier:
         if machine is None:
             raise NotFoundError("find", f"virtual machine {vm!r}", "the daemon does not keep it")
         return machine
-
-
-class CyclesFirst:
-    """Cycles before which verifications of the same replica give way."""
-
-    def __init__(self, cycles: Cycles, verifier: Verifier) -> None:
-        self._cycles, self._verifier = cycles, verifier
-
-    async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
-        """As `Cycles.run`."""
-        async with self._verifier.cycle(vm):
-            return await self._cycles.run(vm, watch, resync=resync)
-
-    async def latest_point(self, vm: str) -> LatestPoint | None:
-        """As `Cycles.latest_point`."""
-        return await self._cycles.latest_point(vm)
-
-    def give_up(self) -> None:
-        """As `Cycles.give_up`."""
-        self._cycles.give_up()
 
 
 async def _stopped(turn: _Turn) -> None:

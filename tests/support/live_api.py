@@ -22,13 +22,14 @@ from replicad.model.runs import Run
 from replicad.service.api.doors import SOCKET, open_doors
 from replicad.service.api.server import serve
 from replicad.service.control import Control
+from replicad.service.cycles_first import CyclesFirst
 from replicad.service.hub import Hub
 from replicad.service.metrics import Figures
 from replicad.service.plans import schedules_of, verification_schedules_of
 from replicad.service.point_lists import PointLists
 from replicad.service.supervisor import Supervisor
 from replicad.service.surroundings import system_clock
-from replicad.service.verifying import CyclesFirst, Verifier
+from replicad.service.verifying import Verifier
 from replicad.service.watch import Watch
 from replicad.settings import Settings
 from replicad.settings.load import parse

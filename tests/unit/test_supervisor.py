@@ -690,3 +690,9 @@ def test_four_hundred_days_lose_and_double_no_due_time(monkeypatch: pytest.Monke
     assert (counts["그믐"], counts["윤일"]) == (2, 1)
     assert daemon.most_seen == 2
     assert not [event for event in daemon.events if isinstance(event, Trouble)]
+
+
+@pytest.mark.parametrize("schedule", [OnRequest(), Every(3600, 100)], ids=["manual", "hourly"])
+def test_request_that_waits_does_not_wait_for_a_clock_that_was_set_back(schedule: Schedule) -> None:
+    asked = Agenda(VM, due_at=MONDAY + timedelta(days=1), requested_at=MONDAY + timedelta(days=1))
+    assert agendas.next_wanted(agendas.planned(asked, VM, schedule, MONDAY)) == MONDAY

@@ -369,3 +369,93 @@ def test_verification_in_which_nothing_moves_is_ended() -> None:
 
     replicas.verify = stand_still  # type: ignore[method-assign]  # one that hangs
     replicas.live(ask)
+
+
+def test_machines_that_come_while_a_pause_takes_orders_back_end_nothing() -> None:
+    replicas = Replicas(SettableClock())
+    replicas.agendas |= {vm: Agenda(vm, latest=POINT) for vm in ("vm1", "vm2")}
+    both: dict[str, Schedule] = {VM: OnRequest(), OTHER: OnRequest()}
+
+    async def save_slowly(plan: VerificationPlan) -> None:
+        await asyncio.sleep(1)
+        replicas.saved[plan.vm] = plan
+
+    async def pause_and_add() -> None:
+        async with replicas.verifier.cycle(VM), replicas.verifier.cycle(OTHER):
+            asked = [await replicas.verifier.request(vm) for vm in (VM, OTHER)]
+            replicas.save_verification = save_slowly  # type: ignore[method-assign]  # a disk that has much to do
+            replicas.agendas |= {vm: Agenda(vm, latest=POINT, paused_at=MONDAY) for vm in (VM, OTHER)}
+            replicas.verifier.look_again()
+            await asyncio.sleep(0.5)
+            await replicas.verifier.keep({**both, "vm1": OnRequest(), "vm2": OnRequest()}, {})
+            await asyncio.wait(asked)
+        assert all(one.cancelled() for one in asked)
+
+    replicas.live(pause_and_add, both)
+
+
+def test_a_repair_that_is_asked_for_as_the_verification_ends_is_done_all_the_same() -> None:
+    replicas = Replicas(SettableClock())
+    replicas.damages = [DAMAGE]
+
+    async def save_slowly(plan: VerificationPlan) -> None:
+        await asyncio.sleep(3)
+        replicas.saved[plan.vm] = plan
+
+    replicas.save_verification = save_slowly  # type: ignore[method-assign]  # a disk that has much to do
+
+    async def ask() -> None:
+        await replicas.verifier.request(VM)
+        await asyncio.sleep(95)
+        end = await (await replicas.verifier.request(VM, repair=True))
+        assert end.result.outcome is VerificationOutcome.CLEAN
+
+    replicas.live(ask, {VM: OnRequest()})
+    assert replicas.repairs[-1] is True
+    assert replicas.saved[VM].damage is None
+
+
+def test_who_asks_is_told_that_another_host_holds_the_replica_and_no_failure_stays_of_that() -> None:
+    replicas = Replicas(SettableClock())
+    replicas.error = LockedError("lock", "nas", "it is held by host b")
+
+    async def ask() -> None:
+        end = await (await replicas.verifier.request(OTHER))
+        assert isinstance(end.error, LockedError)
+
+    replicas.live(ask)
+    assert (replicas.results(), replicas.saved[OTHER].last, replicas.saved[OTHER].requested_at) == ([], None, None)
+
+
+def test_an_order_that_nobody_waits_for_outlives_another_host_at_the_replica() -> None:
+    replicas = Replicas(SettableClock())
+    replicas.error = LockedError("lock", "nas", "it is held by host b")
+
+    async def ask() -> None:
+        async with replicas.verifier.cycle(OTHER):
+            (await replicas.verifier.request(OTHER, repair=True)).cancel()
+        await asyncio.sleep(90)
+        replicas.error = None
+        await asyncio.sleep(600)
+
+    replicas.live(ask, {OTHER: OnRequest()})
+    assert replicas.repairs[-1] is True
+    assert replicas.results() == [(OTHER, VerificationOutcome.CLEAN)]
+    assert len(replicas.repairs) < 5
+
+
+@pytest.mark.parametrize("away", [timedelta(days=365), timedelta(days=-365)], ids=["ahead", "behind"])
+def test_clock_that_is_set_makes_no_verification_wait_for_a_time_that_has_been(away: timedelta) -> None:
+    time = SettableClock(MONDAY + away)
+    replicas = Replicas(time)
+
+    async def set_it() -> None:
+        await asyncio.sleep(1000)
+        time.set_forward(-away)
+        await asyncio.sleep(4000)
+
+    replicas.live(set_it, {VM: HOUR})
+    assert len(replicas.turns) >= 2
+    due_at = replicas.saved[VM].due_at
+    assert due_at is not None
+    assert abs(due_at - MONDAY) < timedelta(hours=3)
