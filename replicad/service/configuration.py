@@ -14,8 +14,9 @@ from replicad.settings.load import load
 
 from .sd_notify import Notifier
 
-Take = Callable[[Settings, Settings], Awaitable[None]]
-"""Takes the settings before and those from now on."""
+Prepare = Callable[[Settings, Settings], Awaitable[Callable[[], Awaitable[None]]]]
+"""Makes ready for other settings, given those before and those from now on, and changes nothing yet; what it returns
+takes them, and does not fail."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("daemon")
 
@@ -27,23 +28,27 @@ class Configuration:
         self.settings = settings
         self.notifier = notifier
         self._path, self._environ = path, environ
-        self._take: Take | None = None
+        self._prepare: Prepare | None = None
         self._reloading = asyncio.Lock()
 
-    def listen(self, take: Take) -> None:
-        """Have `take` told of settings that were taken; `reload` returns when it is done."""
-        self._take = take
+    def listen(self, prepare: Prepare) -> None:
+        """Have settings taken by what `prepare` returns; `reload` returns when that is done."""
+        self._prepare = prepare
 
     async def reload(self) -> None:
-        """Take the file as it is now, or, if anything is wrong in it, nothing of it. SettingsError, ConfigError."""
+        """Take the file as it is now, or, if anything is wrong in it, nothing of it.
+
+        SettingsError, ConfigError, and what `prepare` raises.
+        """
         async with self._reloading:
             self.notifier.reloading()
             try:
                 after = await asyncio.to_thread(load, self._path, self._environ)
                 self._refuse_what_needs_a_restart(after)
-                before, self.settings = self.settings, after
-                if self._take is not None:
-                    await self._take(before, after)
+                take = await self._prepare(self.settings, after) if self._prepare is not None else None
+                self.settings = after
+                if take is not None:
+                    await take()
                 _log.info("configuration taken", file=str(self._path), machines=len(after.virtual_machines))
             finally:
                 self.notifier.ready()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from replicad.catalog import Catalog
-from replicad.model.agenda import Agenda, next_wanted
+from replicad.model.agenda import Agenda, LatestPoint, next_wanted
 from replicad.model.clock import Clock
 from replicad.model.errors import BusyError, NotFoundError
 from replicad.model.health import Circumstances, Standing, standing
@@ -98,7 +99,11 @@ class Control:
 
     async def machines(self) -> list[MachineView]:
         """All machines as they stand now."""
-        return [await self.machine(vm) for vm in self.names()]
+        views = []
+        for vm in self.names():
+            with suppress(NotFoundError):  # it leaves the configuration just now
+                views.append(await self.machine(vm))
+        return views
 
     async def machine(self, vm: str) -> MachineView:
         """One machine as it stands now. NotFoundError."""
@@ -133,6 +138,12 @@ class Control:
                 (await self._supervisor.request(vm)).cancel()  # nobody waits for it
         except (BusyError, NotFoundError):
             pass  # paused or removed in the meantime
+
+    def latest_of(self, vm: str) -> LatestPoint | None:
+        """The latest point that is known of a machine; None if it is not kept, too."""
+        with suppress(NotFoundError):
+            return self._supervisor.look(vm).agenda.latest
+        return None
 
     async def verify(self, vm: str, *, repair: bool = False) -> asyncio.Future[End]:
         """As `Verifier.request`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,7 +81,7 @@ async def run_daemon(
         for run in await catalog.interrupted_runs(ctx.clock.now()):
             _log.warning("the daemon before died in a cycle, which is gone on with", vm=run.vm, run=run.number)
         parts = await _parts(Configuration(path, environ, settings, notifier), catalog, ctx, shares, log_lines_dropped)
-        parts.configuration.listen(lambda before, after: _take(parts, apply_log, before, after))
+        parts.configuration.listen(lambda before, after: _prepared(parts, apply_log, before, after))
         await _live(parts, doors)
 
 
@@ -132,22 +132,28 @@ async def _parts(
     return _Parts(
         configuration, catalog, cycles, supervisor, verifier, control, hooks,
         TriggerDirectory(settings.state_dir, lambda vm: vm in configuration.settings.virtual_machines, give),
-        Watches(settings, control.request_for_change, system_clock()),
+        Watches(settings, control.request_for_change, control.latest_of, system_clock()),
         Lookout(control, configuration.notifier, announcer, ctx.clock), figures,
     )  # fmt: skip
 
 
-async def _take(parts: _Parts, apply_log: Callable[[LogSettings], None], before: Settings, after: Settings) -> None:
-    """Have all of them work by another configuration."""
-    apply_log(after.log)
-    parts.cycles.apply(after)
-    parts.hooks.apply(after.hooks)
+async def _prepared(
+    parts: _Parts, apply_log: Callable[[LogSettings], None], before: Settings, after: Settings
+) -> Callable[[], Awaitable[None]]:
+    """What has all of them work by another configuration. Raises what keeps it from being read who was paused."""
     remembered, verified = await parts.catalog.agendas(), await parts.catalog.verifications()
     changed = changed_machines(before, after)
-    await parts.verifier.keep(verification_schedules_of(after), verified, changed)
-    await parts.supervisor.keep(schedules_of(after), remembered, after.max_concurrent, changed)
-    parts.triggers.look_again()
-    parts.watches.apply(after)
+
+    async def take() -> None:
+        apply_log(after.log)
+        parts.cycles.apply(after)
+        parts.hooks.apply(after.hooks)
+        await parts.verifier.keep(verification_schedules_of(after), verified, changed)
+        await parts.supervisor.keep(schedules_of(after), remembered, after.max_concurrent, changed)
+        parts.triggers.look_again()
+        parts.watches.apply(after)
+
+    return take
 
 
 async def _live(parts: _Parts, doors: Sequence[Door]) -> None:

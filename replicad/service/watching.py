@@ -11,8 +11,9 @@ from typing import Protocol
 import structlog
 
 from replicad.model.address import Address
+from replicad.model.agenda import LatestPoint
 from replicad.model.clock import Clock
-from replicad.model.errors import ReplicadError, UnsupportedError
+from replicad.model.errors import ReplicadError, SignInError, UnsupportedError
 from replicad.model.schedule import retry_pause_s
 from replicad.settings import Settings, VirtualMachine
 from replicad.storage.port import ChangeHints
@@ -21,6 +22,7 @@ from replicad.tracking.selection import Selection, is_selected
 from .compose import Shares
 
 _AGES_S = 3600.0
+_LOOK_EVERY_S = 5.0
 _REST_S = 1.0
 """Between two looks while something changes: a disk in use is written all the time."""
 
@@ -43,15 +45,17 @@ class _Watched:
 class Watches:
     """Gives a trigger for each machine whose source changes, while `run` runs. For one event loop.
 
-    `give` has a cycle begin, and does not raise. `open_shares` makes the shares over whose connections servers are
-    listened to, each with one sign-in of its own.
+    `give` has a cycle begin, and does not raise; `latest_of` is the latest point of a machine, as far as it is known.
+    `open_shares` makes the shares over whose connections servers are listened to, each with one sign-in of its own.
     """
 
     def __init__(
-        self, settings: Settings, give: Callable[[str], Awaitable[None]], clock: Clock,
+        self, settings: Settings, give: Callable[[str], Awaitable[None]],
+        latest_of: Callable[[str], LatestPoint | None], clock: Clock,
         open_shares: Callable[[Settings], Shares] = Shares,
     ) -> None:  # fmt: skip
         self._settings, self._give, self._clock, self._open_shares = settings, give, clock, open_shares
+        self._latest_of = latest_of
         self._changed = asyncio.Event()
 
     def apply(self, settings: Settings) -> None:
@@ -89,6 +93,15 @@ class Watches:
 
     async def _watch(self, machine: VirtualMachine, shares: Sources) -> None:
         """Until nobody tells of changes there."""
+        try:
+            await self._listen(machine, shares)
+        except Exception:  # noqa: BLE001  a defect that one machine meets must not end the service for all
+            _log.warning(
+                "the source is not watched: this program has a defect; only the schedule begins cycles",
+                vm=machine.name, exc_info=True,
+            )  # fmt: skip
+
+    async def _listen(self, machine: VirtualMachine, shares: Sources) -> None:
         failures, said = 0, ""
         try:
             hints = await shares.changes(machine.source)
@@ -107,12 +120,24 @@ class Watches:
                         "the source is not watched: only the schedule begins cycles", vm=machine.name, why=str(error)
                     )
                     return
+                except SignInError as error:
+                    _log.warning(
+                        "the source is not watched until a cycle has gone well: only the schedule begins cycles",
+                        vm=machine.name, why=str(error),
+                    )  # fmt: skip
+                    await self._until_a_cycle_has_gone_well(machine.name)
                 except ReplicadError as error:
                     failures += 1
                     if error.answer != said:
                         said = error.answer
                         _log.warning("the source can't be watched now", vm=machine.name, why=str(error))
                     await self._clock.sleep(retry_pause_s(failures))
+
+    async def _until_a_cycle_has_gone_well(self, vm: str) -> None:
+        """A few refused sign-ins lock an account: only a cycle, which a person has let go on, tries it again."""
+        before = self._latest_of(vm)
+        while self._latest_of(vm) == before:
+            await self._clock.sleep(_LOOK_EVERY_S)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,17 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 
 from replicad.model.address import Address
-from replicad.model.errors import UnreachableError, UnsupportedError
+from replicad.model.agenda import LatestPoint
+from replicad.model.errors import SignInError, UnreachableError, UnsupportedError
+from replicad.model.points import Consistency
 from replicad.service.local_changes import LocalChanges
 from replicad.service.watching import Watches
 from replicad.settings import Settings
 from replicad.settings.load import parse
-from tests.support.virtual_time import SettableClock, passed_s, run
+from tests.support.virtual_time import MONDAY, SettableClock, passed_s, run
 
 VM, OTHER = "웹 서버 💾", "db"
 SOON_S = 20.0
@@ -73,7 +76,9 @@ class _Shares:
         pass
 
 
-def _given(hints: Hints, settings: Settings, seconds: float) -> list[int]:
+def _given(
+    hints: Hints, settings: Settings, seconds: float, latest_of: Callable[[str], LatestPoint | None] = lambda _: None
+) -> list[int]:
     """When cycles were asked for."""
     times: list[int] = []
 
@@ -82,7 +87,7 @@ def _given(hints: Hints, settings: Settings, seconds: float) -> list[int]:
         times.append(round(passed_s()))
 
     async def live() -> None:
-        watches = Watches(settings, give, SettableClock().clock, lambda _: _Shares(lambda _: hints))  # type: ignore[arg-type, return-value]  # stands for Shares
+        watches = Watches(settings, give, latest_of, SettableClock().clock, lambda _: _Shares(lambda _: hints))  # type: ignore[arg-type, return-value]  # stands for Shares
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(seconds):
                 await watches.run()
@@ -123,6 +128,30 @@ def test_source_that_can_not_be_watched_now_is_tried_again_and_one_that_never_ca
     assert never.errors == 1
 
 
+def test_sign_in_that_was_refused_is_not_tried_again_before_a_cycle_has_gone_well() -> None:
+    refused = Hints([100, 3000])
+    refused.error = SignInError("sign in to", "nas", "the password is wrong")
+    mended = LatestPoint(2, MONDAY, Consistency.COLD)
+
+    def latest_of(vm: str) -> LatestPoint | None:
+        if passed_s() < 2000:
+            return None
+        assert refused.errors in (0, 1)
+        refused.error = None
+        return mended
+
+    assert _given(refused, _settings(), 4000, latest_of) == [2005, 3005]
+    assert refused.errors == 1
+
+
+def test_defect_that_one_watch_meets_ends_neither_the_others_nor_silently() -> None:
+    defect = Hints([100])
+    defect.error = ZeroDivisionError()
+    with capture_logs() as logs:
+        assert _given(defect, _settings(), 1000) == []
+    assert [(log["vm"], "this program has a defect" in log["event"]) for log in logs] == [(VM, True)]
+
+
 def test_configuration_that_is_taken_adds_and_removes_watches() -> None:
     opened: list[tuple[str, Hints]] = []
 
@@ -134,7 +163,7 @@ def test_configuration_that_is_taken_adds_and_removes_watches() -> None:
         raise AssertionError("nothing changed")
 
     async def live() -> None:
-        watches = Watches(_settings(), give, SettableClock().clock, lambda _: _Shares(hints_of))  # type: ignore[arg-type, return-value]  # as above
+        watches = Watches(_settings(), give, lambda _: None, SettableClock().clock, lambda _: _Shares(hints_of))  # type: ignore[arg-type, return-value]  # as above
         working = asyncio.create_task(watches.run())
         await asyncio.sleep(1)
         steps = [
