@@ -18,7 +18,7 @@ class CyclesFirst:
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """As `Cycles.run`."""
-        async with self._verifier.cycle(vm):
+        async with self._verifier.cycle(vm, watch):
             return await self._cycles.run(vm, watch, resync=resync)
 
     async def latest_point(self, vm: str) -> LatestPoint | None:

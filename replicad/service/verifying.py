@@ -26,6 +26,7 @@ from replicad.model.errors import (
     ReplicadError,
     StuckError,
 )
+from replicad.model.progress import PhaseStarted
 from replicad.model.schedule import Schedule
 from replicad.model.verification import VerificationOutcome, VerificationPlan, VerificationResult
 from replicad.workflows.covered import Covered
@@ -198,13 +199,15 @@ class Verifier:
         self._changed.set()
 
     @asynccontextmanager
-    async def cycle(self, vm: str) -> AsyncIterator[None]:
-        """While this is entered, a cycle of the machine has its replica for itself."""
+    async def cycle(self, vm: str, watch: Watch) -> AsyncIterator[None]:
+        """While this is entered, a cycle of the machine has its replica for itself. `watch` is told while it waits for
+        that: something may be put right for hours, and then nothing stands still."""
         self._in_cycle[vm] += 1
         try:
             while (turn := self._turn) is not None and turn.vm == vm and turn.task is not None:
                 if turn.task.done():
                     break
+                watch.hear(PhaseStarted("waiting for the verification of its replica"))
                 if turn.may_end(self._clock.monotonic_s()):
                     await _stopped(turn)
                 else:

@@ -148,7 +148,7 @@ def test_cycle_waits_a_few_seconds_at_most_and_the_verification_goes_on_after_it
         await asyncio.sleep(601)
         for _ in range(20):
             before_s = passed_s()
-            async with replicas.verifier.cycle(VM):
+            async with replicas.verifier.cycle(VM, Watch(0)):
                 assert replicas.at_once == 0
                 waited.append(passed_s() - before_s)
                 await asyncio.sleep(10)
@@ -170,7 +170,7 @@ def test_cycles_that_follow_each_other_at_once_do_not_keep_a_verification_from_i
 
     async def cycles() -> None:
         while passed_s() < 3000:
-            async with replicas.verifier.cycle(VM):
+            async with replicas.verifier.cycle(VM, Watch(0)):
                 await asyncio.sleep(60)
             await asyncio.sleep(0.1)
 
@@ -184,7 +184,7 @@ def test_cycle_waits_while_something_is_put_right() -> None:
 
     async def cycle() -> None:
         await asyncio.sleep(615)
-        async with replicas.verifier.cycle(VM):
+        async with replicas.verifier.cycle(VM, Watch(0)):
             assert passed_s() == pytest.approx(660, abs=0.2)
 
     replicas.live(cycle)
@@ -197,7 +197,7 @@ def test_one_is_verified_at_a_time_and_what_was_begun_is_ended_before_the_next()
     async def ask_both() -> None:
         asked = [await replicas.verifier.request(vm) for vm in (VM, OTHER)]
         await asyncio.sleep(10)
-        async with replicas.verifier.cycle(VM):
+        async with replicas.verifier.cycle(VM, Watch(0)):
             await asyncio.sleep(20)
         ends = [await one for one in asked]
         assert [end.result.outcome for end in ends] == [VerificationOutcome.CLEAN] * 2
@@ -381,7 +381,7 @@ def test_machines_that_come_while_a_pause_takes_orders_back_end_nothing() -> Non
         replicas.saved[plan.vm] = plan
 
     async def pause_and_add() -> None:
-        async with replicas.verifier.cycle(VM), replicas.verifier.cycle(OTHER):
+        async with replicas.verifier.cycle(VM, Watch(0)), replicas.verifier.cycle(OTHER, Watch(0)):
             asked = [await replicas.verifier.request(vm) for vm in (VM, OTHER)]
             replicas.save_verification = save_slowly  # type: ignore[method-assign]  # a disk that has much to do
             replicas.agendas |= {vm: Agenda(vm, latest=POINT, paused_at=MONDAY) for vm in (VM, OTHER)}
@@ -432,7 +432,7 @@ def test_an_order_that_nobody_waits_for_outlives_another_host_at_the_replica() -
     replicas.error = LockedError("lock", "nas", "it is held by host b")
 
     async def ask() -> None:
-        async with replicas.verifier.cycle(OTHER):
+        async with replicas.verifier.cycle(OTHER, Watch(0)):
             (await replicas.verifier.request(OTHER, repair=True)).cancel()
         await asyncio.sleep(90)
         replicas.error = None
@@ -459,3 +459,25 @@ def test_clock_that_is_set_makes_no_verification_wait_for_a_time_that_has_been(a
     due_at = replicas.saved[VM].due_at
     assert due_at is not None
     assert abs(due_at - MONDAY) < timedelta(hours=3)
+
+
+def test_cycle_that_waits_for_a_long_repair_does_not_stand_still() -> None:
+    replicas = Replicas(SettableClock(), steps=10)
+    replicas.mends_for_s = STALLED_AFTER_S * 0.9
+    watch = Watch(0)
+
+    async def cycle() -> None:
+        await asyncio.sleep(615)
+        async with replicas.verifier.cycle(VM, watch):
+            pass
+
+    async def look() -> None:
+        waiting = asyncio.create_task(cycle())
+        while not waiting.done():
+            await asyncio.sleep(5)
+            if passed_s() > 620 and not waiting.done():
+                assert watch.phase == "waiting for the verification of its replica"
+                assert watch.stands_still_s(passed_s()) < 10
+        assert passed_s() > 1600
+
+    replicas.live(look)
