@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict
 
 from replicad.model.health import Health, State
 from replicad.model.points import Change, Consistency, CycleKind, FileKind, RecoveryPoint
@@ -18,11 +18,13 @@ from replicad.service.point_lists import KnownPoints
 from replicad.service.watch import Progress
 
 
-class _Shape(BaseModel):
+class Shape(BaseModel):
+    """Immutable, and without keys that are not known."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class ErrorShape(_Shape):
+class ErrorShape(Shape):
     """Why something was not done."""
 
     kind: str
@@ -33,13 +35,13 @@ class ErrorShape(_Shape):
     """What the command line ends with."""
 
 
-class ErrorBody(_Shape):
+class ErrorBody(Shape):
     """Any answer that is not the one that was wanted."""
 
     error: ErrorShape
 
 
-class PointShape(_Shape):
+class PointShape(Shape):
     """The latest recovery point, as the daemon knows it."""
 
     number: int
@@ -47,7 +49,7 @@ class PointShape(_Shape):
     consistency: Consistency
 
 
-class ProgressShape(_Shape):
+class ProgressShape(Shape):
     """How far a cycle is in its phase."""
 
     phase: str
@@ -57,7 +59,7 @@ class ProgressShape(_Shape):
     """null: not known."""
 
 
-class RunBegunShape(_Shape):
+class RunBegunShape(Shape):
     """A cycle that is under way."""
 
     number: int
@@ -69,7 +71,7 @@ class RunBegunShape(_Shape):
     """How many due times it stands for beside its own."""
 
 
-class StatisticsShape(_Shape):
+class StatisticsShape(Shape):
     """What cycles came to since a moment. Averages are null if no cycle was done."""
 
     since: datetime
@@ -85,7 +87,7 @@ class StatisticsShape(_Shape):
     """In how much of the time the latest point was no older than the objective; null without one."""
 
 
-class VerificationShape(_Shape):
+class VerificationShape(Shape):
     """What the last verification of the replica came to."""
 
     at: datetime
@@ -102,7 +104,7 @@ class VerifiedShape(VerificationShape):
     vm: str
 
 
-class MachineShape(_Shape):
+class MachineShape(Shape):
     """One virtual machine as it stands now."""
 
     vm: str
@@ -134,7 +136,7 @@ class MachineShape(_Shape):
     """In the past if one waits for its turn; null: none will begin by itself."""
 
 
-class FailureShape(_Shape):
+class FailureShape(Shape):
     """An error that a cycle ended with."""
 
     text: str
@@ -143,7 +145,7 @@ class FailureShape(_Shape):
     at: datetime
 
 
-class RunShape(_Shape):
+class RunShape(Shape):
     """A cycle. `ended_at` and `outcome` are null while it is under way; `kind`, `point` and what is told of it are of
     one that is done."""
 
@@ -173,7 +175,7 @@ class RunShape(_Shape):
     failure: FailureShape | None
 
 
-class RunsShape(_Shape):
+class RunsShape(Shape):
     """A page of the history, the newest first."""
 
     runs: list[RunShape]
@@ -181,7 +183,7 @@ class RunsShape(_Shape):
     """`before` of the next page; null: this is the last one."""
 
 
-class DiskShape(_Shape):
+class DiskShape(Shape):
     """A disk, or a configuration file, as a point holds it."""
 
     path: str
@@ -191,7 +193,7 @@ class DiskShape(_Shape):
     """What the point's cycle did to it."""
 
 
-class RecoveryPointShape(_Shape):
+class RecoveryPointShape(Shape):
     """A recovery point as the replica has it."""
 
     number: int
@@ -210,7 +212,7 @@ class RecoveryPointShape(_Shape):
     warnings: list[str]
 
 
-class PointsShape(_Shape):
+class PointsShape(Shape):
     """All recovery points, the oldest first."""
 
     points: list[RecoveryPointShape]
@@ -218,81 +220,6 @@ class PointsShape(_Shape):
     """The number of a cycle that was under way or interrupted."""
     read_at: datetime
     """When the replica was looked at."""
-
-
-class SyncOrder(_Shape):
-    """What cycle is wanted."""
-
-    resync: StrictBool = Field(default=False)
-    """Believe nothing: read both sides, and send what differs."""
-
-
-class SyncTaken(_Shape):
-    """A cycle will begin as soon as there is a place for it."""
-
-    vm: str
-    requested_at: datetime
-
-
-class VerifyOrder(_Shape):
-    """What verification is wanted."""
-
-    repair: StrictBool = Field(default=False)
-    """Mend what the source, or the replica itself, still has the bytes for."""
-
-
-class VerifyTaken(_Shape):
-    """The replica will be verified as soon as it is its turn; one that has begun counts."""
-
-    vm: str
-    requested_at: datetime
-
-
-class SignInUrl(_Shape):
-    """Where to sign in."""
-
-    url: str
-    """With a code that is good once. It stands behind `#`, which browsers send to nobody."""
-    expires_at: datetime
-
-
-class SignIn(_Shape):
-    """What to sign in with, where no token is sent."""
-
-    code: str = Field(max_length=100)
-
-
-class Session(_Shape):
-    """A sign-in."""
-
-    key: str
-    """To be sent as the token is."""
-    expires_at: datetime
-
-
-class SignedIn(_Shape):
-    """Whether a request is let in."""
-
-    signed_in: bool
-
-
-class ReloadShape(_Shape):
-    """The configuration was taken."""
-
-    machines: int
-
-
-class Alive(_Shape):
-    """The event loop lives."""
-
-    status: str = "ok"
-
-
-class Ready(_Shape):
-    """The machines are kept."""
-
-    status: str = "ready"
-    machines: int
 
 
 def machine_shape(view: MachineView) -> MachineShape:

@@ -10,7 +10,8 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from replicad.service.api.answers import error_response
-from replicad.service.api.shapes import Alive, Ready, ReloadShape, VerifiedShape, answers, run_shape
+from replicad.service.api.orders import Alive, Ready, ReloadShape
+from replicad.service.api.shapes import VerifiedShape, answers, run_shape
 from replicad.service.api.streams import COMMENT, QUIET_S, EventStream, Stop, event
 from replicad.service.control import Control
 from replicad.service.events import (

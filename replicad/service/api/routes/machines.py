@@ -13,14 +13,11 @@ from replicad.model.errors import ConfigError, ReplicadError, TransientError
 from replicad.service.api.answers import error_response
 from replicad.service.api.following import follow
 from replicad.service.api.following_verification import follow_verification
+from replicad.service.api.orders import SyncOrder, SyncTaken, VerifyOrder, VerifyTaken
 from replicad.service.api.shapes import (
     MachineShape,
     PointsShape,
     RunsShape,
-    SyncOrder,
-    SyncTaken,
-    VerifyOrder,
-    VerifyTaken,
     answers,
     machine_shape,
     points_shape,

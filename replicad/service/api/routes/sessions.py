@@ -10,8 +10,9 @@ from starlette.responses import Response
 from replicad.model.errors import ConfigError
 from replicad.service.api.answers import error_response
 from replicad.service.api.guard import bearer
+from replicad.service.api.orders import Session, SignedIn, SignIn, SignInUrl
 from replicad.service.api.sessions import CODE_S, SESSION_S, WAY, Sessions, Way
-from replicad.service.api.shapes import Session, SignedIn, SignIn, SignInUrl, answers
+from replicad.service.api.shapes import answers
 from replicad.service.control import Control
 
 
