@@ -90,12 +90,14 @@ class Catalog:
         """All that were saved and not forgotten, by VM."""
         return await self._run("read what was verified in", verification_table.read_plans)
 
-    async def save_verification(self, plan: VerificationPlan) -> None:
-        """Keep it in place of the VM's former one; on return it outlives a power failure, too."""
+    async def save_verification(self, *changed: VerificationPlan) -> None:
+        """Keep each in place of its VM's former one, all of them or none; on return they outlive a power failure, too,
+        for the price of one."""
 
         def save(connection: Connection) -> None:
             with _kept_in_a_power_failure(connection), transaction(connection):
-                verification_table.save(connection, plan)
+                for plan in changed:
+                    verification_table.save(connection, plan)
 
         await self._run("note a verification in", save)
 

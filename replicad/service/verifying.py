@@ -62,8 +62,8 @@ class Verifications(Protocol):
 class Memory(Protocol):
     """What outlives the daemon; `replicad.catalog` is one."""
 
-    async def save_verification(self, plan: VerificationPlan) -> None:
-        """In place of the machine's last one."""
+    async def save_verification(self, *changed: VerificationPlan) -> None:
+        """In place of their machines' last ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +139,7 @@ class Verifier:
     ) -> None:
         """Verify these machines, and no others, from now on. What was read of those that are `changed` is forgotten."""
         now = self._clock.now()
+        planned_anew: list[_Machine] = []
         for vm in self._machines.keys() - schedules.keys():
             self._machines.pop(vm).give_up_asking()
         for vm, schedule in schedules.items():
@@ -149,12 +150,14 @@ class Verifier:
                 self._machines[vm] = known = _Machine(schedule, plan)
             known.schedule, known.plan = schedule, plan
             if plan != before:
-                await self._remember(plan)
+                planned_anew.append(known)
         for vm in changed & self._machines.keys():
             self._machines[vm].forget()
         if (turn := self._turn) is not None and (turn.vm in changed or turn.vm not in schedules):
             await _stopped(turn)
         self._changed.set()
+        if planned_anew:
+            await self._remember(*(machine.plan for machine in planned_anew))
 
     def plan_of(self, vm: str) -> VerificationPlan:
         """What is known and planned of a machine. NotFoundError."""
@@ -376,13 +379,12 @@ class Verifier:
         self._changed.set()
         await self._remember(plan)
 
-    async def _remember(self, plan: VerificationPlan) -> None:
+    async def _remember(self, *plans_changed: VerificationPlan) -> None:
         try:
-            await to_the_end(self._memory.save_verification(plan))
+            await to_the_end(self._memory.save_verification(*plans_changed))
         except ReplicadError as error:
-            self._tell(
-                Trouble(plan.vm, f"what was verified can't be written down, and is forgotten at a restart: {error}")
-            )
+            text = f"what was verified can't be written down, and is forgotten at a restart: {error}"
+            self._tell(Trouble(plans_changed[0].vm if len(plans_changed) == 1 else None, text))
 
     def _machine(self, vm: str) -> _Machine:
         machine = self._machines.get(vm)

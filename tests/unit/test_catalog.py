@@ -410,8 +410,7 @@ async def test_what_is_known_of_verifications_is_there_after_a_restart_until_it_
     async with open_catalog(path, fail) as catalog:
         await catalog.save_verification(replace(DAMAGED, due_at=None))
         await catalog.save_verification(DAMAGED)
-        await catalog.save_verification(sound)
-        await catalog.save_verification(VerificationPlan("다"))
+        await catalog.save_verification(sound, VerificationPlan("다"))
     async with open_catalog(path, fail) as catalog:
         assert await catalog.verifications() == {"웹 01": DAMAGED, "나 💾": sound, "다": VerificationPlan("다")}
         await catalog.forget("나 💾")

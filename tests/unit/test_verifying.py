@@ -74,9 +74,9 @@ class Replicas:
         self.given_up += 1
         self.is_deaf = False
 
-    async def save_verification(self, plan: VerificationPlan) -> None:
+    async def save_verification(self, *changed: VerificationPlan) -> None:
         await asyncio.sleep(0)
-        self.saved[plan.vm] = plan
+        self.saved |= {plan.vm: plan for plan in changed}
 
     def results(self) -> list[tuple[str, VerificationOutcome]]:
         return [(e.vm, e.result.outcome) for e in self.events if isinstance(e, VerificationEnded)]
@@ -376,9 +376,9 @@ def test_machines_that_come_while_a_pause_takes_orders_back_end_nothing() -> Non
     replicas.agendas |= {vm: Agenda(vm, latest=POINT) for vm in ("vm1", "vm2")}
     both: dict[str, Schedule] = {VM: OnRequest(), OTHER: OnRequest()}
 
-    async def save_slowly(plan: VerificationPlan) -> None:
+    async def save_slowly(*changed: VerificationPlan) -> None:
         await asyncio.sleep(1)
-        replicas.saved[plan.vm] = plan
+        replicas.saved |= {plan.vm: plan for plan in changed}
 
     async def pause_and_add() -> None:
         async with replicas.verifier.cycle(VM, Watch(0)), replicas.verifier.cycle(OTHER, Watch(0)):
@@ -398,9 +398,9 @@ def test_a_repair_that_is_asked_for_as_the_verification_ends_is_done_all_the_sam
     replicas = Replicas(SettableClock())
     replicas.damages = [DAMAGE]
 
-    async def save_slowly(plan: VerificationPlan) -> None:
+    async def save_slowly(*changed: VerificationPlan) -> None:
         await asyncio.sleep(3)
-        replicas.saved[plan.vm] = plan
+        replicas.saved |= {plan.vm: plan for plan in changed}
 
     replicas.save_verification = save_slowly  # type: ignore[method-assign]  # a disk that has much to do
 
