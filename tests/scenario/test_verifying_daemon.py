@@ -134,6 +134,7 @@ def test_cycles_go_on_during_a_verification_that_takes_many_turns(
         flip_bit(place.replica / "disks" / DISK, 9 * MIB + 7)
         began = place.daemon.mark()
         assert place.asked("verify", VM)[0] == 3
+        place.daemon.wait_for("the replica is damaged", began)  # the log is written behind what happens
         between = place.daemon.log.events()[began:]
         done = [event for event in between if event["event"] == "cycle done"]
         assert done, between
