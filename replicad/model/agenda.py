@@ -12,9 +12,6 @@ from .schedule import LONGEST_RETRY_S, Schedule, retry_at
 FORGOTTEN_AFTER = timedelta(days=30)
 """How long what was known of a machine is kept after it has left the configuration."""
 
-CLOCKS_DIFFER = timedelta(seconds=2)
-"""By less than this clocks are set all the time."""
-
 
 @dataclass(frozen=True, slots=True)
 class LatestPoint:
@@ -138,9 +135,7 @@ def planned(agenda: Agenda | None, vm: str, schedule: Schedule, now: datetime) -
     if agenda is None or is_forgotten(agenda, now):
         return Agenda(vm, due_at=now if following is not None else None)
     agenda = returned(agenda, now)
-    # Not `following`, if the clock was set back a little since the cycle of that due time began.
-    latest = schedule.next_after(now + CLOCKS_DIFFER)
-    due_at = following if agenda.due_at is None or latest is None else min(agenda.due_at, latest)
+    due_at = following if agenda.due_at is None or following is None else min(agenda.due_at, following)
     retry = min(agenda.retry_at, now + timedelta(seconds=LONGEST_RETRY_S)) if agenda.retry_at is not None else None
     requested_at = min(agenda.requested_at, now) if agenda.requested_at is not None else None
     return replace(agenda, due_at=due_at, retry_at=retry, requested_at=requested_at)

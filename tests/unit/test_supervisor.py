@@ -612,29 +612,6 @@ def test_leap_seconds_and_slewed_clocks_neither_double_nor_lose_a_cycle(step_s: 
     assert not [event for event in daemon.events if isinstance(event, Trouble)]
 
 
-@pytest.mark.parametrize("restarts", [False, True], ids=["reloaded", "restarted"])
-def test_clock_that_is_set_back_a_little_before_a_reload_or_a_restart_doubles_no_cycle(restarts: bool) -> None:
-    host = SettableClock()
-    daemon = Daemon(host)
-    schedules: dict[str, Schedule] = {VM: Every(10)}
-
-    async def reload_often() -> None:
-        for _ in range(50):
-            await asyncio.sleep(10.3)
-            host.set_forward(timedelta(seconds=-0.5))
-            await daemon.keep(schedules, frozenset({VM}))
-
-    if restarts:
-        for _ in range(30):
-            daemon.run_for(schedules, timedelta(seconds=10.3))
-            host.set_forward(timedelta(seconds=10.3 - 0.5))  # each run of a loop begins at the same time
-    else:
-        daemon.run_for(schedules, timedelta(seconds=500), reload_often)
-    dues = [run.due_at for run in daemon.ledger.of(VM)[1:] if run.trigger is Trigger.SCHEDULE]
-    assert len(dues) > 20
-    assert dues == sorted(set(dues))
-
-
 def test_machine_that_nobody_held_back_still_counts_what_it_missed_when_it_is_resumed() -> None:
     waiting = Agenda(VM, due_at=MONDAY, failures=1, failure=failure_of(LOST, MONDAY), retry_at=MONDAY)
     assert agendas.resumed(waiting, MONDAY + MINUTE) == waiting
