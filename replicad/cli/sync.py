@@ -89,7 +89,7 @@ async def _sync(settings: Settings, machine: VirtualMachine, resync: bool, obser
     from replicad.workflows.retries import replicate_with_retries
 
     async with surroundings(settings.state_dir, observe) as ctx, Shares(settings, observe=observe) as shares:
-        opened = await open_machine(machine, shares, ctx.clock, resync=resync)
+        opened = await open_machine(machine, shares, ctx, resync=resync)
         return await replicate_with_retries(opened.job, opened.source, opened.replica, ctx)
 
 
@@ -100,7 +100,7 @@ async def _dry_run(settings: Settings, machine: VirtualMachine, resync: bool, ob
     from replicad.workflows.retries import dry_run_with_retries
 
     async with surroundings(settings.state_dir, observe) as ctx, Shares(settings, observe=observe) as shares:
-        opened = await open_machine(machine, shares, ctx.clock, resync=resync)
+        opened = await open_machine(machine, shares, ctx, resync=resync)
         return await dry_run_with_retries(opened.job, opened.source, opened.replica, ctx)
 
 

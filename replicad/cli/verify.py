@@ -125,7 +125,7 @@ async def _verify(
             from replicad.service.machines import open_source
             from replicad.workflows.repair import verify_and_repair
 
-            source = await open_source(target.machine, opened.shares, opened.context.clock)
+            source = await open_source(target.machine, opened.shares, opened.context)
             return await verify_and_repair(opened.share, target.vm_dir, source, opened.context)
         from replicad.workflows.verify import verify
 

@@ -13,13 +13,25 @@ class Outside(Enum):
     """What is certain of the bytes that no extent of a change set covers."""
 
     ZEROS = "zeros"
+    """They read as zeros."""
     UNCHANGED = "unchanged"
+    """They are what they were; where the file was shorter, they read as zeros."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChangeSet:
-    """`extents` is a normal sequence."""
+    """`extents` is a normal sequence. `note` is a clause for people: why it is no narrower, where that needs a word."""
 
     extents: tuple[Extent, ...]
     outside: Outside
     provenance: Provenance
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BaseState:
+    """A state of one disk that the replica holds, and since which changes can be asked for: `digest` is that of its
+    manifest, so that two equal ones are the same bytes."""
+
+    disk_id: str
+    digest: str

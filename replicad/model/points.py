@@ -34,6 +34,13 @@ class Provenance(StrEnum):
     """How we know which chunks changed."""
 
     FULL_SCAN = "full-scan"
+    """All that is allocated was read and compared."""
+    UNCHANGED_FILE = "unchanged-file"
+    """The file is the one that was read before: nobody can have written it meanwhile."""
+    EXTENTS = "extents"
+    """The physical extents of two clones were compared."""
+    DIRTY_BITMAP = "dirty-bitmap"
+    """Whoever writes the disk noted what it wrote."""
 
 
 class FileKind(StrEnum):

@@ -30,6 +30,7 @@ class KnownChunks:
         self._present = ManifestEdit(previous, max(size_bytes, previous.size_bytes))
         self._touched = bytearray(self._limit)
         self._mended: set[int] = set()
+        self._distrusted: set[int] = set()
 
     def replay(self, entry: UndoEntry, durable: bool) -> None:
         """Take in an entry of the log that an interrupted cycle left; `durable`: its write certainly reached the disk.
@@ -50,6 +51,7 @@ class KnownChunks:
     def distrust(self, index: int) -> None:
         """Nothing is known of what the disk holds of a chunk, although no entry of the log names it."""
         self._present.put(index, NOT_WRITTEN)
+        self._distrusted.add(index)
 
     def _is_untouched(self, index: int) -> bool:
         return index < self._limit and self._touched[index] == _UNTOUCHED
@@ -75,6 +77,7 @@ class KnownChunks:
                 # Even if it is what the source has now: without an entry in the undo log no older point could tell
                 # what it should have been.
                 hash_found, damaged = NOT_WRITTEN, damaged + 1
+                self._distrusted.add(index)
             self._present.put(index, hash_found)
         return damaged
 
@@ -93,6 +96,19 @@ class KnownChunks:
         while position >= 0:
             found.append(position)
             position = self._touched.find(_UNKNOWN, position + 1)
+        return sorted(found)
+
+    def to_compare(self) -> list[int]:
+        """The chunks below the new end that must be compared with the source whatever is known to have changed there
+        since the point before, ascending: the disk may hold something else of them than it did then, or they have
+        another length now."""
+        found = {index for index in self._mended | self._distrusted if index < self.chunks}
+        position = -1
+        for state in (_KNOWN, _UNKNOWN):
+            while (position := self._touched.find(state, position + 1, self.chunks)) >= 0:
+                found.add(position)
+        if self.size_bytes != self.previous.size_bytes and (shorter := min(self.size_bytes, self.previous.size_bytes)):
+            found.add((shorter - 1) // self.chunk_bytes)
         return sorted(found)
 
     def writing(self, first: int, count: int) -> None:

@@ -48,7 +48,7 @@ class ConfiguredCycles:
         async with self._shares(
             self._kind(self._settings, observe=watch.hear, limits=self._limits, meter=watch.meter)
         ) as shares:
-            opened = await open_machine(machine, shares, ctx.clock, resync=resync)
+            opened = await open_machine(machine, shares, ctx, resync=resync)
             return await replicate_with_retries(opened.job, opened.source, opened.replica, ctx)
 
     async def verify(self, vm: str, watch: Watch, covered: Covered, *, repair: bool) -> Verification:
@@ -64,7 +64,7 @@ class ConfiguredCycles:
             await check_is_replica_of(share, vm, vm)
             if not repair:
                 return await verify(share, vm, None, ctx, covered)
-            source = await open_source(machine, shares, ctx.clock)
+            source = await open_source(machine, shares, ctx)
             return await verify_and_repair(share, vm, source, ctx, covered)
 
     async def latest_point(self, vm: str) -> LatestPoint | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from replicad.model.clock import Clock
 from replicad.replica.layout import check_disk_path
 from replicad.settings import VirtualMachine
 from replicad.storage.port import Share
-from replicad.tracking.held import HeldSource
+from replicad.tracking.held import HeldView
+from replicad.tracking.marks import MarkStore
 from replicad.tracking.port import ChangeSource
 from replicad.tracking.selection import Selection
+from replicad.tracking.tracked import TrackedSource
+from replicad.workflows.context import Context
 from replicad.workflows.replicate import ReplicationJob
 
 from .compose import Shares
@@ -25,16 +27,18 @@ class Machine:
     replica: Share
 
 
-async def open_source(settings: VirtualMachine, shares: Shares, clock: Clock) -> ChangeSource:
+async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) -> ChangeSource:
     """Where the VM's disks come from, by its consistency method."""
     share = await shares.open(settings.source, vm=settings.name)
     selection = Selection(settings.disks, settings.exclude, settings.config_files)
     consistency = settings.consistency
-    return HeldSource(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, clock)
+    marks = None if ctx.cache is None else MarkStore(ctx.cache)
+    view = HeldView(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, ctx.clock)
+    return TrackedSource(view, None, marks, ctx.clock, ctx.observe)
 
 
-async def open_machine(settings: VirtualMachine, shares: Shares, clock: Clock, *, resync: bool = False) -> Machine:
+async def open_machine(settings: VirtualMachine, shares: Shares, ctx: Context, *, resync: bool = False) -> Machine:
     """Open both of the VM's shares. Raises what connecting raises."""
     job = ReplicationJob(settings.name, str(settings.source), settings.chunk_size_bytes, resync, settings.keep)
-    source = await open_source(settings, shares, clock)
+    source = await open_source(settings, shares, ctx)
     return Machine(job, source, await shares.open_replica(settings))

@@ -10,26 +10,25 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from replicad.model.changes import ChangeSet, Outside
 from replicad.model.clock import Clock
 from replicad.model.errors import BusyError, UnsupportedError
 from replicad.model.names import path_on
-from replicad.model.points import Consistency, Provenance
+from replicad.model.points import Consistency
 from replicad.storage.port import OpenMode, Share
 
-from .port import SelectedFile, Snapshot, SnapshotFile
+from .port import Instant, Request, Seen, SelectedFile, SnapshotFile
 from .selection import Selection, select, select_files
 
 _ASK_AGAIN_EVERY_S = 1.0
 _HINT = (
-    "Shut the virtual machine down for the cycle. The consistency methods that can read running disks "
-    "(reflink, qemu or command) come with a later version; 'allow_fuzzy: true' accepts a copy that promises nothing."
+    "Shut the virtual machine down for the cycle, or choose a consistency method that can read running disks: reflink, "
+    "qemu or command; 'allow_fuzzy: true' accepts a copy that promises nothing."
 )
 
 
 @dataclass(frozen=True, slots=True)
-class HeldSource:
-    """A `ChangeSource` for any share: holds for the view, a full scan for the changes.
+class HeldView:
+    """A `View` for any share: nobody can write the files while it is open.
 
     A hold that is refused is asked for again for `wait_s` seconds. With `allow_fuzzy` the files are then read without
     one, and the point says so.
@@ -46,22 +45,20 @@ class HeldSource:
         return await select_files(self.share, self.selection, self.check_path)
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[Snapshot]:
+    async def open(self, request: Request, instant: Instant) -> AsyncIterator[Seen]:
         async with AsyncExitStack() as files:
-            snapshot = await self._hold_or_wait(files)
-            held = {path_on(self.share.name, f.path) for f in snapshot.files} | {f.path for f in snapshot.files}
+            await instant.before(await self.select())
+            seen = await self._hold_or_wait(files)
+            await instant.after()
+            held = {path_on(self.share.name, f.path) for f in seen.files} | {f.path for f in seen.files}
             try:
-                yield snapshot
+                yield seen
             except BusyError as error:
                 if error.subject not in held:
                     raise
                 raise BusyError(error.op, error.subject, error.answer, _HINT) from None
 
-    async def changes(self, file: SnapshotFile) -> ChangeSet:
-        extents = await file.file.allocated_extents()
-        return ChangeSet(tuple(extents), Outside.ZEROS, Provenance.FULL_SCAN)
-
-    async def _hold_or_wait(self, files: AsyncExitStack) -> Snapshot:
+    async def _hold_or_wait(self, files: AsyncExitStack) -> Seen:
         deadline = self.clock.monotonic_s() + self.wait_s
         while True:
             try:
@@ -77,7 +74,7 @@ class HeldSource:
 
     async def _open_all(
         self, files: AsyncExitStack, mode: OpenMode, consistency: Consistency, warnings: tuple[str, ...]
-    ) -> Snapshot:
+    ) -> Seen:
         # All or none: while we wait for one file, nobody is kept from writing the others.
         async with AsyncExitStack() as opened:
             held: list[SnapshotFile] = []
@@ -90,7 +87,7 @@ class HeldSource:
             taken = self.clock.now()
             files.push_async_exit(opened.pop_all())
         links = tuple(f"'{link}' is a symbolic link, and links are not followed" for link in selected_files.links)
-        return Snapshot(tuple(sized), consistency, taken, (*warnings, *links), _confirmation(tuple(sized), consistency))
+        return Seen(tuple(sized), consistency, taken, (*warnings, *links), _confirmation(tuple(sized), consistency))
 
     async def _sized(self, file: SnapshotFile) -> SnapshotFile:
         size_bytes = (await file.file.identity()).size_bytes

@@ -1,16 +1,23 @@
-"""The port to a virtual machine's source: a view of its files that stands still, and what changed in them."""
+"""The ports of this room: a virtual machine's source as workflows see it, and the parts that one is made of.
+
+A `ChangeSource` is a `View` (how a moment of all files is had) with a `Tracker` (how changes become known without
+reading everything). Both are made for one cycle at a time of one machine.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from replicad.model.changes import ChangeSet
-from replicad.model.points import Consistency, FileKind
+from replicad.model.changes import BaseState, ChangeSet
+from replicad.model.points import Consistency, FileKind, Provenance
 from replicad.storage.port import ShareFile
+
+Facts = Mapping[str, str]
+"""What a tracker has to remember of one file between two cycles; only the tracker itself understands it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +47,10 @@ class Snapshot:
     """All files of the virtual machine as they were at `taken` (UTC), with the promise `consistency`.
 
     The promise holds as long as reading raises nothing and `confirm` returns, called after the last byte was read.
+    `changes(file, since)` tells where a file may differ from a state of before; None: nothing is known of it.
+    `keep(states)` has a later cycle ask for changes since this snapshot, whose files are those states on the replica;
+    it is called before the point is committed, and leaves in place what was kept until then. It never raises: what
+    can't be kept costs a full scan.
     """
 
     files: tuple[SnapshotFile, ...]
@@ -47,6 +58,8 @@ class Snapshot:
     taken: datetime
     warnings: tuple[str, ...]
     confirm: Callable[[], Awaitable[None]]
+    changes: Callable[[SnapshotFile, BaseState | None], Awaitable[ChangeSet]]
+    keep: Callable[[Mapping[str, BaseState]], Awaitable[None]]
 
 
 class ChangeSource(Protocol):
@@ -59,8 +72,110 @@ class ChangeSource(Protocol):
         hold; PermanentError for two that differ only by case.
         """
 
-    def snapshot(self) -> AbstractAsyncContextManager[Snapshot]:
-        """A view that stands still until its context ends. BusyError if it can't be had now."""
+    def snapshot(self, replica_id: str | None, *, for_cycle: bool) -> AbstractAsyncContextManager[Snapshot]:
+        """A view that stands still until its context ends. BusyError if it can't be had now.
 
-    async def changes(self, file: SnapshotFile) -> ChangeSet:
-        """Where `file` may differ from the latest point."""
+        `replica_id`: of the replica that changes are asked for, or None if there is none yet. Unless it is `for_cycle`
+        nothing is changed that a later cycle builds on, and `keep` must not be called.
+        """
+
+    async def settle(self, replica_id: str, states: Mapping[str, BaseState]) -> None:
+        """These states are committed: what was kept of older ones is not needed any more. Never raises."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is wanted of a view. `name` is one for this replica's things at the source (16 hexadecimal digits), the same
+    in each cycle; `remembered` is what is kept of earlier cycles, of all files: whatever else bears the name was left
+    behind by a cycle that died. `application`: the guest is to be quiesced, where it can be."""
+
+    name: str
+    remembered: tuple[Facts, ...]
+    application: bool
+    for_cycle: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a view shows; the fields are those of `Snapshot`."""
+
+    files: tuple[SnapshotFile, ...]
+    consistency: Consistency
+    taken: datetime
+    warnings: tuple[str, ...]
+    confirm: Callable[[], Awaitable[None]]
+
+
+class Instant(Protocol):
+    """Who wants to know when the moment comes that a view shows."""
+
+    async def before(self, files: Sequence[SelectedFile]) -> None:
+        """Called once, when the files are known and nothing stands still yet."""
+
+    async def after(self) -> None:
+        """Called once, as soon as the view stands and what was frozen for it goes on."""
+
+
+class View(Protocol):
+    """How a moment of all of a virtual machine's files is had."""
+
+    async def select(self) -> tuple[SelectedFile, ...]:
+        """As `ChangeSource.select`."""
+
+    def open(self, request: Request, instant: Instant) -> AbstractAsyncContextManager[Seen]:
+        """The files of one moment, until the context ends. BusyError if it can't be had now.
+
+        The consistency is what was really reached, whatever was asked for (DESIGN §4, invariant 7).
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Untold:
+    """A tracker can't tell what has changed: why, as a clause."""
+
+    reason: str
+
+
+class Tracker(Protocol):
+    """How changes of a view's files become known without reading everything.
+
+    Doubt widens what it tells and never narrows it. What it remembers survives this process or is known to be lost.
+    """
+
+    @property
+    def provenance(self) -> Provenance:
+        """How points name it."""
+
+    async def begin(self, request: Request, files: Sequence[SelectedFile]) -> None:
+        """Before the moment of the view: remember from now on what changes, beside what is remembered already."""
+
+    async def passed(self) -> None:
+        """The moment is over: whatever was written before it is noted when this returns."""
+
+    async def changes(self, file: SnapshotFile, since: Facts) -> ChangeSet | Untold:
+        """Where the view's file may differ from the one that `mark` gave these facts for."""
+
+    async def mark(self, file: SnapshotFile) -> Facts | None:
+        """What `changes` needs in a later cycle to tell what changed since this view; it is kept until `forget`. None:
+        it will not be able to tell."""
+
+    async def forget(self, path: str, facts: Facts) -> None:
+        """Give back what a mark keeps. Fine if it is gone."""
+
+    async def end(self) -> None:
+        """Give back what was begun and not marked. Called once, whatever happened."""
+
+
+class Freezer(Protocol):
+    """Whoever uses the disks, and can be made to let them stand still."""
+
+    def frozen(self, *, application: bool) -> AbstractAsyncContextManager[Consistency]:
+        """Inside nothing is written to any of the machine's disks, and whatever was is in the files; the value is what
+        was reached: `application` if the guest was quiesced, else `crash`.
+
+        That it goes on afterwards is made sure of, also when this process dies inside. BusyError if it can't be done
+        now.
+        """
+
+    async def is_running(self) -> bool:
+        """Whether anything can be writing the disks now. True where that can't be told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replicad.model.changes import BaseState
 from replicad.model.errors import IntegrityError
 from replicad.model.manifest import Manifest, ManifestEdit
 from replicad.model.names import path_on
@@ -12,13 +13,14 @@ from replicad.model.points import Change, DiskState, ManifestReference, PendingD
 from replicad.model.progress import Warned
 from replicad.replica.cycle import Cycle
 from replicad.replica.disk_update import DiskUpdate
-from replicad.tracking.port import ChangeSource, SnapshotFile
+from replicad.tracking.port import Snapshot, SnapshotFile
 
 from .context import Context
 from .manifests import load_manifest
 from .resync import check_replica_disk, learn_from_replica, manifest_from_replica
 from .scan import Hashing
 from .sending import read_back_sample, send_changes
+from .widening import widened
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,7 @@ class SentDisk:
 
 
 async def send_disk(
-    disk: PlannedDisk, file: SnapshotFile, source: ChangeSource, cycle: Cycle, *, resync: bool, ctx: Context
+    disk: PlannedDisk, file: SnapshotFile, snapshot: Snapshot, cycle: Cycle, *, resync: bool, ctx: Context
 ) -> SentDisk:
     """Bring the replica of one disk up to date, all but its name; what was sent is flushed and a sample read back."""
     began_s = ctx.clock.monotonic_s()
@@ -40,7 +42,8 @@ async def send_disk(
         hashing = Hashing(ctx.hashing, update.known.chunk_bytes, replica.seed)
         if resync:
             await learn_from_replica(replica, update, hashing, ctx)
-        changes = await source.changes(file)
+        changes = await snapshot.changes(file, None if resync or base is None else BaseState(disk_id, base.digest))
+        changes = widened(changes, update.known)
         tally = await send_changes(file.file, changes, update.known, hashing, update, ctx)
         result = await update.finish()
         await read_back_sample(update, tally, replica.seed, path_on(replica.name, file.path))

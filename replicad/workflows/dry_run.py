@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from replicad.model.changes import BaseState
 from replicad.model.errors import NotFoundError
 from replicad.model.manifest import Manifest
 from replicad.model.plan import PlannedDisk, SourceDisk, plan_cycle
@@ -14,7 +15,7 @@ from replicad.replica.directory import Replica, check_belongs, list_numbers, ope
 from replicad.replica.disk_update import SavedBatch, Stretch
 from replicad.replica.known_chunks import KnownChunks
 from replicad.storage.port import Share
-from replicad.tracking.port import ChangeSource, SnapshotFile
+from replicad.tracking.port import ChangeSource, Snapshot, SnapshotFile
 
 from .context import Context
 from .disk_check import check_disks
@@ -22,6 +23,7 @@ from .manifests import load_manifest
 from .replicate import ReplicationJob
 from .scan import Hashing
 from .sending import send_changes
+from .widening import widened
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +55,18 @@ async def dry_run(job: ReplicationJob, source: ChangeSource, share: Share, ctx: 
     replica = await _replica_if_any(share, job, ctx)
     numbers = await list_numbers(replica) if replica else None
     latest = await read_point(replica, numbers.latest) if replica and numbers and numbers.latest else None
-    async with source.snapshot() as snapshot:
+    replica_id = replica.record.replica_id if replica else None
+    async with source.snapshot(replica_id, for_cycle=False) as snapshot:
         for warning in (*snapshot.warnings, *await check_disks(snapshot, job.source_name)):
             ctx.observe(Warned(warning))
         sources = [SourceDisk(f.path, f.kind, f.size_bytes) for f in snapshot.files]
         plan = plan_cycle(latest, sources, job.chunk_bytes, resync=job.resync)
         ctx.observe(PhaseStarted("comparing", sum(f.size_bytes for f in snapshot.files)))
         files = {f.path: f for f in snapshot.files}
-        disks = [await _compare(disk, files[disk.source.path], source, replica, ctx) for disk in plan.disks]
+        disks = [
+            await _compare(disk, files[disk.source.path], snapshot, replica, ctx, resync=job.resync)
+            for disk in plan.disks
+        ]
         await snapshot.confirm()
     removed = [DryDisk(r.path, "removed", 0, 0, 0, "it is no longer at the source") for r in plan.removed]
     number = (latest.number if latest else 0) + 1
@@ -93,7 +99,7 @@ class _Counter:
 
 
 async def _compare(
-    disk: PlannedDisk, file: SnapshotFile, source: ChangeSource, replica: Replica | None, ctx: Context
+    disk: PlannedDisk, file: SnapshotFile, snapshot: Snapshot, replica: Replica | None, ctx: Context, *, resync: bool
 ) -> DryDisk:
     if disk.known is not None and replica is not None:
         previous = await load_manifest(replica, disk.known, ctx.cache)
@@ -103,7 +109,9 @@ async def _compare(
     counter = _Counter()
     seed = replica.seed if replica else 0
     hashing = Hashing(ctx.hashing, known.chunk_bytes, seed)
-    tally = await send_changes(file.file, await source.changes(file), known, hashing, counter, ctx)
+    since = None if disk.known is None or resync else BaseState(disk.known.id, disk.known.manifest.digest)
+    changes = widened(await snapshot.changes(file, since), known)
+    tally = await send_changes(file.file, changes, known, hashing, counter, ctx)
     resized = disk.known is not None and disk.known.size_bytes != file.size_bytes
     action = "initial" if disk.known is None else "delta" if tally.changed_bytes or resized else "unchanged"
     return DryDisk(file.path, action, tally.scanned_bytes, tally.changed_bytes, counter.to_send_bytes, disk.reason)

@@ -76,7 +76,7 @@ class _HeldSource:
         if self.files is None:
             self.files = {}
             try:
-                snapshot = await self.stack.enter_async_context(self.source.snapshot())
+                snapshot = await self.stack.enter_async_context(self.source.snapshot(None, for_cycle=False))
                 self.files = {f.path: f for f in snapshot.files}
             except ReplicadError as error:
                 self.why_not = f"the source can't help: cannot {error.op} {error.subject}: {error.answer}"

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
+from replicad.model.changes import BaseState
 from replicad.model.errors import AlreadyExistsError, ConflictError, NotFoundError, OutOfSpaceError
 from replicad.model.extents import total_bytes
 from replicad.model.names import path_on
@@ -99,10 +100,10 @@ async def replicate(
         if trail.point is not None and trail.point == standing.latest:
             return CycleReport(trail.point, True, trail.point.statistics)
         ctx.observe(PhaseStarted("holding the source"))
-        async with source.snapshot() as snapshot:
+        async with source.snapshot(replica.record.replica_id, for_cycle=True) as snapshot:
             plan = _plan(job, standing, snapshot)
             warnings = (*snapshot.warnings, *plan.warnings, *await check_disks(snapshot, job.source_name))
-            cycle = await _begin(plan, standing, replica, snapshot, source, lock, ctx)
+            cycle = await _begin(plan, standing, replica, snapshot, lock, ctx)
             warnings = (*warnings, *cycle.warnings)
             for warning in warnings:
                 ctx.observe(Warned(warning))
@@ -110,15 +111,18 @@ async def replicate(
             files = {f.path: f for f in snapshot.files}
             with _telling_how_to_go_on():
                 sent = [
-                    await send_disk(disk, files[disk.source.path], source, cycle, resync=job.resync, ctx=ctx)
+                    await send_disk(disk, files[disk.source.path], snapshot, cycle, resync=job.resync, ctx=ctx)
                     for disk in plan.disks
                 ]
             await snapshot.confirm()
+            states = {s.state.path: BaseState(s.state.id, s.state.manifest.digest) for s in sent}
+            await snapshot.keep(states)
         ctx.observe(PhaseStarted("committing"))
         point = _describe(job, plan, cycle, snapshot, tuple(s.state for s in sent), warnings, began_s, ctx)
         trail.point = point
         with _telling_how_to_go_on():
             await cycle.commit(point)
+        await source.settle(replica.record.replica_id, states)
         for disk in sent:
             if disk.state.change is not Change.UNCHANGED:
                 await remember_manifest(replica, disk.state.id, disk.manifest, ctx.cache)
@@ -192,13 +196,12 @@ async def _begin(
     standing: Standing,
     replica: Replica,
     snapshot: Snapshot,
-    source: ChangeSource,
     lock: ShareLock,
     ctx: Context,
 ) -> Cycle:
     wanted = {d.source.path: d.chunk_bytes for d in plan.disks if d.known is None}
     if standing.pending is None:
-        await _check_room(replica, snapshot, source, frozenset(wanted))
+        await _check_room(replica, snapshot, frozenset(wanted))
     new_disks = choose_new_disks(standing, wanted, ctx.new_id)
     kept = frozenset(d.source.path for d in plan.disks)
     fence = Fence(lock.check, ctx.clock.monotonic_s)
@@ -206,13 +209,13 @@ async def _begin(
         return await begin_cycle(replica, standing, new_disks, kept, ctx.clock.now(), ctx.holder().host, fence)
 
 
-async def _check_room(replica: Replica, snapshot: Snapshot, source: ChangeSource, new: frozenset[str]) -> None:
+async def _check_room(replica: Replica, snapshot: Snapshot, new: frozenset[str]) -> None:
     """New disks need the room that they take at the source; say so before a byte moves."""
     needed_bytes = 0
     for file in snapshot.files:
         if file.path in new:
             # Where the share can't tell which ranges are allocated, it may still tell how much is.
-            extent_bytes = total_bytes((await source.changes(file)).extents)
+            extent_bytes = total_bytes((await snapshot.changes(file, None)).extents)
             needed_bytes += min(extent_bytes, file.allocated_bytes)
     free_bytes = await replica.share.free_bytes()
     if needed_bytes > free_bytes:

@@ -178,7 +178,7 @@ async def test_another_configuration_changes_the_rate_of_a_cycle_that_is_running
 
         async def cycle() -> float:
             async with surroundings(None, nobody) as ctx, Shares(slow, limits=limits) as shares:
-                opened = await open_machine(slow.machine(VM), shares, ctx.clock)
+                opened = await open_machine(slow.machine(VM), shares, ctx)
                 await replicate(opened.job, opened.source, opened.replica, ctx)
             return time.monotonic()
 

@@ -20,8 +20,10 @@ from replicad.replica.fence import RECENT_S
 from replicad.replica.layout import check_disk_path
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import LockHolder, OpenMode, Share
-from replicad.tracking.held import HeldSource
+from replicad.tracking.held import HeldView
+from replicad.tracking.port import ChangeSource
 from replicad.tracking.selection import Selection
+from replicad.tracking.tracked import TrackedSource
 from replicad.workflows.context import Context
 from replicad.workflows.list_points import list_points
 from replicad.workflows.prune import PruneReport, prune_replica
@@ -88,11 +90,11 @@ class World:
             version="0",
         )
 
-    def change_source(self) -> HeldSource:
-        return HeldSource(
-            self.source, Selection(self.patterns, (), ()), check_disk_path, self.wait_s, self.allow_fuzzy,
-            self.time.clock(),
-        )  # fmt: skip
+    def change_source(self) -> ChangeSource:
+        clock = self.time.clock()
+        selection = Selection(self.patterns, (), ())
+        view = HeldView(self.source, selection, check_disk_path, self.wait_s, self.allow_fuzzy, clock)
+        return TrackedSource(view, None, None, clock, self.events.append)
 
     async def put(self, path: str, data: bytes) -> None:
         """Make a file of the source."""

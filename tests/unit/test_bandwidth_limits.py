@@ -11,16 +11,18 @@ from types import MappingProxyType
 import pytest
 
 from replicad.model.address import LocalAddress
+from replicad.model.progress import nobody
 from replicad.service.bandwidth import BandwidthLimits, wall_clock
 from replicad.service.compose import Shares
 from replicad.service.machines import open_machine
-from replicad.service.surroundings import system_clock
+from replicad.service.surroundings import surroundings
 from replicad.settings import Settings, VirtualMachine
 from replicad.settings.timetable import parse_timetable
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
 from replicad.storage.throttled import ThrottledShare
-from replicad.tracking.held import HeldSource
+from replicad.tracking.held import HeldView
+from replicad.tracking.tracked import TrackedSource
 from tests.support import virtual_time
 from tests.support.virtual_time import passed_s, run
 
@@ -116,11 +118,12 @@ def test_the_wall_clock_is_that_of_this_host() -> None:
 
 async def test_a_local_replica_is_limited_and_a_local_source_is_not(tmp_path: Path) -> None:
     machine = VirtualMachine("web", LocalAddress(str(tmp_path)), LocalAddress(str(tmp_path)))
-    async with Shares(_settings("1M", {"web": None})) as shares:
-        opened = await open_machine(machine, shares, system_clock())
+    async with Shares(_settings("1M", {"web": None})) as shares, surroundings(None, nobody) as ctx:
+        opened = await open_machine(machine, shares, ctx)
         assert isinstance(opened.replica, ThrottledShare)
-        assert isinstance(opened.source, HeldSource)
-        assert not isinstance(opened.source.share, ThrottledShare)
+        assert isinstance(opened.source, TrackedSource)
+        assert isinstance(opened.source.view, HeldView)
+        assert not isinstance(opened.source.view.share, ThrottledShare)
         assert not isinstance(await shares.open(LocalAddress(str(tmp_path)), vm="web"), ThrottledShare)
 
 

@@ -135,7 +135,7 @@ async def test_a_hold_that_is_lost_before_the_end_makes_no_point(when: str) -> N
         source = world.change_source()
         share = world.source
         assert isinstance(share, MemoryShare)
-        async with source.snapshot() as snapshot:
+        async with source.snapshot(None, for_cycle=False) as snapshot:
             if when == "last byte":
                 for file in snapshot.files:
                     await file.file.read_into(bytearray(file.size_bytes), 0)
