@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replicad.model.errors import UnsupportedError
 from replicad.replica.layout import check_disk_path
 from replicad.settings import VirtualMachine
 from replicad.storage.port import Share
@@ -32,6 +33,8 @@ async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) ->
     share = await shares.open(settings.source, vm=settings.name)
     selection = Selection(settings.disks, settings.exclude, settings.config_files)
     consistency = settings.consistency
+    if consistency.method != "none":
+        raise UnsupportedError("replicate", settings.name, f"the method {consistency.method} is not built yet")
     marks = None if ctx.cache is None else MarkStore(ctx.cache)
     view = HeldView(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, ctx.clock)
     return TrackedSource(view, None, marks, ctx.clock, ctx.observe)

@@ -18,19 +18,32 @@ from replicad.model.timetable import Timetable
 from . import values
 from .cron import Cron, parse_cron
 from .model import (
+    DEFAULT_COMMAND_TIMEOUT_S,
     DEFAULT_CONCURRENT,
     DEFAULT_CONFIG_FILES,
     DEFAULT_CONNECTIONS,
     DEFAULT_DISKS,
     DEFAULT_HOOK_TIMEOUT_S,
+    DEFAULT_KEEP_FREE,
+    DEFAULT_MAX_STALL_MS,
+    DEFAULT_SAMPLE,
     LOG_FORMATS,
     LOG_LEVELS,
     Hook,
+    Room,
     Watching,
 )
 from .problems import WrongError
 from .timetable import TIMETABLE_PATTERN, parse_timetable
-from .units import DURATION_PATTERN, parse_duration
+from .units import (
+    DURATION_PATTERN,
+    PERCENT_PATTERN,
+    SHORT_PATTERN,
+    SIZE_PATTERN,
+    parse_duration,
+    parse_percent,
+    parse_short,
+)
 
 _CRON_PATTERN = r"^\s*([0-9*,/-]+\s+){3}[0-9A-Za-z*,/-]+\s+[0-9A-Za-z*,/-]+\s*$"
 _CHUNK_SIZE_PATTERN = r"^(auto|(64|128|256|512|1024|2048|4096)K(iB)?|[124]M(iB)?)$"
@@ -69,6 +82,7 @@ _COMMAND = {
 }
 
 Flag = Annotated[bool, *_reads(values.true_or_false, {"type": "boolean", "default": False})]
+Program = Annotated[tuple[str, ...] | None, *_reads(values.command, _COMMAND)]
 Path = Annotated[str | None, *_reads(values.absolute_path, _text(values.ABSOLUTE_PATTERN))]
 Place = Annotated[
     Address, *_reads(values.address, _text(values.ADDRESS_PATTERN, r"\\nas1\vms\web01", "smb://nas1/vms", "/srv/vms"))
@@ -142,7 +156,7 @@ class ServerGroup(_Group):
     """Who signs in. Absent: Kerberos, from the credential cache or keytab."""
     password_file: Path = None
     """File that holds the password and nothing else; only its owner should be able to read it."""
-    password_command: Annotated[tuple[str, ...] | None, *_reads(values.command, _COMMAND)] = None
+    password_command: Program = None
     """Program that prints the password, run without a shell and for at most 30 seconds."""
     encryption: Annotated[
         str,
@@ -163,14 +177,53 @@ class ServerGroup(_Group):
 
 
 class ConsistencyGroup(_Group):
-    """How a view of one moment of all disks is got."""
+    """How a view of one moment of all disks is got, and how changes become known."""
 
     method: Annotated[str, *_reads(values.method, {"enum": list(values.METHODS_BUILT), "default": "none"})] = "none"
-    """`none`: nobody may write while the disks are read."""
+    """`none`: nobody may write while the disks are read. `reflink`: clones on XFS or btrfs. `qemu`: by QEMU's monitor.
+    `command`: programs of yours."""
     allow_fuzzy: Flag = False
     """Take a point even if somebody may write meanwhile. It promises nothing."""
     wait: Annotated[int, *_reads(lambda value: parse_duration(value, min_s=0), _DURATION | {"default": "30s"})] = 30
     """How long to wait for a disk that somebody writes."""
+    application_every: Annotated[int | None, *_reads(parse_duration, _DURATION)] = None
+    """How often the guest is quiesced, where it can be. Absent: for every point."""
+    sample: Annotated[float, *_reads(parse_percent, _text(PERCENT_PATTERN, "0.1%", "100%") | {"default": "0.1%"})] = (
+        DEFAULT_SAMPLE
+    )
+    """Which part of what is known to be unchanged is compared all the same, in each cycle; at least 16 chunks."""
+    keep_free: Annotated[
+        Room, *_reads(values.room, _text(f"{SIZE_PATTERN}|{PERCENT_PATTERN}", "5%", "20G") | {"default": "5%"})
+    ] = Room(part=DEFAULT_KEEP_FREE)
+    """With less room than that at the source nothing is kept there for the next cycle."""
+    max_stall: Annotated[
+        int,
+        *_reads(
+            lambda value: parse_short(value, max_ms=values.MAX_STALL_MS),
+            _text(SHORT_PATTERN, "200ms", "1s") | {"default": "1s"},
+        ),
+    ] = DEFAULT_MAX_STALL_MS
+    """How long the machine's writes may have to wait for the view."""
+    monitor: Path = None
+    """The machine's QMP socket."""
+    guest_agent: Path = None
+    """The socket of the QEMU guest agent in the machine."""
+    freeze: Program = None
+    """Program that has the machine let its disks stand still, run without a shell."""
+    thaw: Program = None
+    """Program that has it go on."""
+    snapshot: Program = None
+    """Program that makes a view of one moment, and prints the paths to read."""
+    release: Program = None
+    """Program that removes the view."""
+    timeout: Annotated[
+        int,
+        *_reads(
+            lambda value: parse_duration(value, max_s=values.MAX_COMMAND_TIMEOUT_S),
+            _DURATION | {"default": f"{DEFAULT_COMMAND_TIMEOUT_S}s"},
+        ),
+    ] = DEFAULT_COMMAND_TIMEOUT_S
+    """How long each of the programs may take, and the guest agent."""
 
 
 class KeepGroup(_Group):

@@ -24,9 +24,9 @@ from .file import (
     VirtualMachineGroup,
 )
 from .find import MAX_FILE_BYTES, default_state_dir
-from .model import DEFAULT_PORT, Consistency, Hooks, LogSettings, Server, Settings, TcpAccess, VirtualMachine
-from .problems import Key, Problem, SettingsError, WrongError, key_text, kind, nearest, shown
-from .rules import Finding, broken_rules
+from .model import DEFAULT_PORT, Commands, Consistency, Hooks, LogSettings, Server, Settings, TcpAccess, VirtualMachine
+from .problems import Finding, Key, Problem, SettingsError, WrongError, key_text, kind, nearest, shown
+from .rules import broken_rules
 
 # What other programs call it.
 _MEANT = {
@@ -223,6 +223,22 @@ def _api(group: ApiGroup) -> TcpAccess | None:
     return TcpAccess(*group.listen, Path(group.token_file))
 
 
+def _consistency(group: ConsistencyGroup) -> Consistency:
+    return Consistency(
+        method=group.method,
+        allow_fuzzy=group.allow_fuzzy,
+        wait_s=group.wait,
+        application_every_s=group.application_every,
+        sample=group.sample,
+        keep_free=group.keep_free,
+        max_stall_ms=group.max_stall,
+        monitor=Path(group.monitor) if group.monitor else None,
+        guest_agent=Path(group.guest_agent) if group.guest_agent else None,
+        commands=Commands(group.freeze, group.thaw, group.snapshot, group.release),
+        timeout_s=group.timeout,
+    )
+
+
 def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:
     return VirtualMachine(
         name=name,
@@ -234,11 +250,7 @@ def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:
         every_s=group.every,
         cron=group.cron,
         objective_s=group.rpo,
-        consistency=Consistency(
-            method=group.consistency.method,
-            allow_fuzzy=group.consistency.allow_fuzzy,
-            wait_s=group.consistency.wait,
-        ),
+        consistency=_consistency(group.consistency),
         keep=Keep(**group.keep.model_dump()),
         verify_every_s=group.verify.every,
         verify_bandwidth=group.verify.bandwidth,

@@ -27,6 +27,10 @@ DEFAULT_CONCURRENT = 4
 DEFAULT_HOOK_TIMEOUT_S = 30
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "text", "json")
+DEFAULT_SAMPLE = 0.001
+DEFAULT_KEEP_FREE = 0.05
+DEFAULT_MAX_STALL_MS = 1_000
+DEFAULT_COMMAND_TIMEOUT_S = 30
 DEFAULT_QUIET_S = 5
 DEFAULT_AT_MOST_EVERY_S = 60
 
@@ -49,12 +53,50 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class Room:
+    """Room on a file system: so many bytes, or such a part of all there are (0 to 1), whichever is given."""
+
+    size_bytes: int | None = None
+    part: float | None = None
+
+    def of(self, total_bytes: int) -> int:
+        """In bytes, on a file system of this size."""
+        return self.size_bytes if self.size_bytes is not None else round(total_bytes * (self.part or 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class Commands:
+    """The user's own programs with their arguments, each to be run without a shell. They may hold a secret."""
+
+    freeze: tuple[str, ...] | None = field(default=None, repr=False)
+    thaw: tuple[str, ...] | None = field(default=None, repr=False)
+    snapshot: tuple[str, ...] | None = field(default=None, repr=False)
+    release: tuple[str, ...] | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Consistency:
-    """How a point-in-time view is got. Only methods that are built get here."""
+    """How a point-in-time view is got, and how changes become known. Only methods that are built get here.
+
+    `freeze` and `thaw` come together. `command` has both or a `snapshot`; `qemu` has a `monitor`, a socket.
+    """
 
     method: str = "none"
     allow_fuzzy: bool = False
     wait_s: int = 30
+    application_every_s: int | None = None
+    """How often the guest is quiesced, where it can be; None: for every point."""
+    sample: float = DEFAULT_SAMPLE
+    """Which part of what a tracker called unchanged is looked at all the same, 0 to 1."""
+    keep_free: Room = field(default_factory=lambda: Room(part=DEFAULT_KEEP_FREE))
+    """With less room than that at the source nothing is kept there for the next cycle."""
+    max_stall_ms: int = DEFAULT_MAX_STALL_MS
+    """How long the machine's writes may have to wait for the view."""
+    monitor: Path | None = None
+    guest_agent: Path | None = None
+    commands: Commands = field(default_factory=Commands)
+    timeout_s: int = DEFAULT_COMMAND_TIMEOUT_S
+    """For each of the commands, and for the guest agent."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import NamedTuple
 
 from replicad.model.errors import ConfigError, ReplicadError
 from replicad.model.names import printable
@@ -25,6 +26,14 @@ class WrongError(ValueError):
     def from_error(cls, error: ReplicadError) -> WrongError:
         """The same complaint by an error of the model, in the form that a line of a file takes."""
         return cls(error.answer, _clause(error.hint))
+
+
+class Finding(NamedTuple):
+    """A rule that is broken: at which key, and how."""
+
+    key: Key
+    what: str
+    hint: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,24 +6,15 @@ The rules look at what was typed, so that they also speak where another value of
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
 
 from replicad.model.address import Address, LocalAddress, SmbAddress
 from replicad.model.names import folded
 
+from .consistency import consistency_rules
 from .model import DEFAULT_PORT
-from .problems import Key, WrongError, shown
+from .problems import Finding, Key, WrongError, shown
 from .units import format_duration
 from .values import address, host_port, interval, server_name, vm_name
-
-
-class Finding(NamedTuple):
-    """A rule that is broken: at which key, and how."""
-
-    key: Key
-    what: str
-    hint: str
-
 
 Steps = tuple[str, ...]
 
@@ -45,6 +36,7 @@ def broken_rules(data: Mapping[str, object]) -> Iterator[Finding]:
             key = ("virtual_machines", name, "cron")
             yield Finding(key, "both 'every' and 'cron' are given", "keep one")
         yield from _objective_rules(("virtual_machines", name, "rpo"), machine)
+        yield from consistency_rules(("virtual_machines", name, "consistency"), machine)
     yield from _place_rules(machines, servers)
     yield from _api_rules(data.get("api"))
 

@@ -12,6 +12,8 @@ from fractions import Fraction
 from .problems import WrongError, shown
 
 SIZE_PATTERN = r"^[1-9][0-9]{0,11}[KMGT](iB)?$"
+SHORT_PATTERN = r"^[1-9][0-9]{0,8}(ms|s)$"
+PERCENT_PATTERN = r"^([0-9]{1,2}(\.[0-9]{1,6})?|100(\.0{1,6})?)%$"
 DURATION_PATTERN = r"^(?=[0-9])([0-9]{1,9}d)?([0-9]{1,9}h)?([0-9]{1,9}m)?([0-9]{1,9}s)?$"
 
 _SIZE_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -66,6 +68,27 @@ def parse_duration(value: object, *, min_s: int = 1, max_s: int = MAX_DURATION_S
             elif exact >= 1 and exact.denominator == 1:
                 hint = f"write {format_duration(int(exact))}"
     raise WrongError(f"{shown(value)} is no duration", hint)
+
+
+def parse_short(value: object, *, max_ms: int) -> int:
+    """Milliseconds, 1 or more, from `200ms` or `2s`. Raises WrongError."""
+    if isinstance(value, str) and re.fullmatch(SHORT_PATTERN, value):
+        milliseconds = int(value.rstrip("ms")) * (1 if value.endswith("ms") else 1_000)
+        if milliseconds > max_ms:
+            raise WrongError(f"{shown(value)} is too long", f"{max_ms // 1_000}s is the most")
+        return milliseconds
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        raise WrongError(f"{value} has no unit", f"write {value}ms for milliseconds or {value}s for seconds")
+    raise WrongError(f"{shown(value)} is no duration", "write a duration such as 200ms or 2s")
+
+
+def parse_percent(value: object) -> float:
+    """A part, 0 to 1, from `0.1%`. Raises WrongError."""
+    if isinstance(value, str) and re.fullmatch(PERCENT_PATTERN, value):
+        return float(value[:-1]) / 100
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= 100:
+        raise WrongError(f"{value} has no unit", f"write {value}%")
+    raise WrongError(f"{shown(value)} is no percentage", "write one such as 0.1%, from 0% to 100%")
 
 
 def format_size(size_bytes: int) -> str:

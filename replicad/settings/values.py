@@ -11,16 +11,18 @@ from replicad.model.address import Address, parse_address
 from replicad.model.errors import ConfigError, InvalidNameError
 from replicad.model.names import check_name
 
-from .model import DEFAULT_AT_MOST_EVERY_S, DEFAULT_QUIET_S, Hook, HookCommand, HookUrl, Watching
+from .model import DEFAULT_AT_MOST_EVERY_S, DEFAULT_QUIET_S, Hook, HookCommand, HookUrl, Room, Watching
 from .problems import WrongError, kind, nearest, shown
-from .units import format_size, parse_duration, parse_size
+from .units import format_size, parse_duration, parse_percent, parse_size
 
 METHODS = ("none", "reflink", "command", "qemu", "hyperv")
-METHODS_BUILT = ("none",)
+METHODS_BUILT = ("none", "reflink", "command", "qemu")
 MIN_CHUNK_BYTES = 64 << 10
 MAX_CHUNK_BYTES = 4 << 20
 MAX_KEPT = 100_000
 MAX_HOOK_TIMEOUT_S = 3_600
+MAX_COMMAND_TIMEOUT_S = 3_600
+MAX_STALL_MS = 60_000
 
 ABSOLUTE_PATTERN = r"^(/|[A-Za-z]:[\\/])"
 ADDRESS_PATTERN = r"^(\\\\|//|[sS][mM][bB]://|/|[A-Za-z]:[\\/])"
@@ -260,6 +262,16 @@ def method(value: object) -> str:
     if name not in METHODS_BUILT:
         raise WrongError(f"the method {shown(name)} is not built yet", f"write {_either(METHODS_BUILT)}")
     return name
+
+
+def room(value: object) -> Room:
+    """A size, or a percentage of a file system's."""
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        return Room(part=parse_percent(value))
+    try:
+        return Room(size_bytes=parse_size(value))
+    except WrongError as error:
+        raise WrongError(error.what, "write a size such as 20G, or a part of the file system such as 5%") from None
 
 
 def chunk_size(value: object) -> int | None:

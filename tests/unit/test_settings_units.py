@@ -8,7 +8,16 @@ from replicad.model.timetable import RateChange, Timetable
 from replicad.settings.cron import parse_cron
 from replicad.settings.problems import WrongError
 from replicad.settings.timetable import parse_timetable
-from replicad.settings.units import format_duration, format_size, parse_duration, parse_rate, parse_size
+from replicad.settings.units import (
+    format_duration,
+    format_size,
+    parse_duration,
+    parse_percent,
+    parse_rate,
+    parse_short,
+    parse_size,
+)
+from replicad.settings.values import room
 
 
 @pytest.mark.parametrize(
@@ -126,3 +135,35 @@ def test_cron_keeps_its_fields(text: str) -> None:
 def test_cron_refuses(text: str) -> None:
     with pytest.raises(WrongError):
         parse_cron(text)
+
+
+@pytest.mark.parametrize(("text", "milliseconds"), [("1ms", 1), ("200ms", 200), ("2s", 2_000), ("60s", 60_000)])
+def test_short_durations_are_in_milliseconds(text: str, milliseconds: int) -> None:
+    assert parse_short(text, max_ms=60_000) == milliseconds
+
+
+@pytest.mark.parametrize(
+    "value", ["0ms", "200", 200, "200 ms", "1m", "61s", "-1ms", "1.5s", "", "ms", True, None, "9ms\n"]
+)
+def test_anything_else_is_no_short_duration(value: object) -> None:
+    with pytest.raises(WrongError):
+        parse_short(value, max_ms=60_000)
+
+
+@pytest.mark.parametrize(("text", "part"), [("0%", 0.0), ("0.1%", 0.001), ("5%", 0.05), ("100%", 1.0), ("100.0%", 1.0)])
+def test_percentages_are_parts_of_one(text: str, part: float) -> None:
+    assert parse_percent(text) == pytest.approx(part)
+
+
+@pytest.mark.parametrize("value", ["100.1%", "101%", "5", 5, 0.1, "-1%", "5 %", "%", "", "1e1%", True, None, "5%\n"])
+def test_anything_else_is_no_percentage(value: object) -> None:
+    with pytest.raises(WrongError):
+        parse_percent(value)
+
+
+def test_room_is_a_size_or_a_part_of_the_file_system() -> None:
+    assert room("20G").of(1 << 40) == 20 << 30
+    assert room("5%").of(1000) == 50
+    for value in ("5", 5, "5 G", None, "-5%"):
+        with pytest.raises(WrongError):
+            room(value)
