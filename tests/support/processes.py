@@ -1,14 +1,17 @@
-"""Other processes that do something to a file, step by step."""
+"""Other processes that do something to a file, step by step; and the ends of those that others have started."""
 
 from __future__ import annotations
 
+import asyncio
 import os
+import select
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 _ENVIRONMENT = {**os.environ, "PYTHONUNBUFFERED": "1"}
 
@@ -57,3 +60,29 @@ def other_process(script: str, *arguments: str) -> Iterator[Other]:
         finally:
             process.kill()
             process.wait(30)
+
+
+async def file_made(file: Path) -> None:
+    """Wait until another process has made a file. Fails after 30 seconds."""
+    async with asyncio.timeout(30):
+        while not file.exists():  # noqa: ASYNC110 - another process makes it
+            await asyncio.sleep(0.01)
+
+
+def wait_until_dead(*files: Path) -> None:
+    """Wait for the deaths of the processes whose numbers these files hold, whoever has started them and reaps them.
+
+    One that was killed may run on for a moment before it dies. Fails after 30 seconds.
+    """
+    for file in files:
+        number = file.read_text().strip()
+        try:
+            process = os.pidfd_open(int(number))
+        except ProcessLookupError:
+            continue  # dead and reaped
+        try:
+            death = select.poll()
+            death.register(process, select.POLLIN)
+            assert death.poll(30_000), f"process {number} ({file.name}) lives"
+        finally:
+            os.close(process)

@@ -8,6 +8,7 @@ import os
 import ssl
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -28,6 +29,7 @@ from replicad.service.hook_command import run_command
 from replicad.service.hook_url import post
 from replicad.service.hooks import Event, HookKind, HookRunner, run_hook
 from replicad.settings import HookCommand, Hooks, HookUrl
+from tests.support.processes import file_made, wait_until_dead
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
 _AT = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
@@ -101,50 +103,34 @@ async def test_a_command_need_not_read_what_it_is_told() -> None:
     assert result.failure is None
 
 
-async def test_a_command_is_ended_with_its_children_at_its_time_limit(tmp_path: Path) -> None:
-    script = f"trap '' TERM; sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/pid; echo said; wait"
-    result = await run_command(["sh", "-c", script], b"", {}, 0.5)
-    assert result.failure == "it did not end within 0.5 s, and was ended"
+async def test_a_command_is_ended_with_its_children_at_its_time_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, child, loop = tmp_path / "pid", tmp_path / "child", asyncio.get_running_loop()
+    script = f"trap '' TERM; sleep 600 & echo $! > {child}; echo said; echo $$ > {pid}.new; mv {pid}.new {pid}; wait"
+    running = asyncio.ensure_future(run_command(["sh", "-c", script], b"", {}, 60))
+    await file_made(pid)
+    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 60)
+    result = await running
+    assert result.failure == "it did not end within 60 s, and was ended"
     assert result.output == "said\n"
-    await _gone(tmp_path / "pid", tmp_path / "child")
+    wait_until_dead(pid, child)
 
 
 async def test_what_a_command_leaves_behind_is_ended_with_it(tmp_path: Path) -> None:
     result = await run_command(["sh", "-c", f"sleep 600 & echo $! > {tmp_path}/child"], b"", {}, 30)
     assert result.failure is None
-    await _gone(tmp_path / "child")
+    wait_until_dead(tmp_path / "child")
 
 
 async def test_a_command_ends_when_nobody_waits_for_it_any_more(tmp_path: Path) -> None:
     script = f"echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; sleep 600"
     task = asyncio.ensure_future(run_command(["sh", "-c", script], b"", {}, 600))
-    await _there(tmp_path / "pid")
+    await file_made(tmp_path / "pid")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await _gone(tmp_path / "pid")
-
-
-async def _there(file: Path) -> None:
-    async with asyncio.timeout(30):
-        while not file.exists():  # noqa: ASYNC110 - another process makes it
-            await asyncio.sleep(0.01)
-
-
-async def _gone(*files: Path) -> None:
-    """The processes are dead: reaped, or left to init."""
-    async with asyncio.timeout(30):
-        for file in files:
-            while _lives(file.read_text().strip()):  # noqa: ASYNC110 - a signal is on its way
-                await asyncio.sleep(0.01)
-
-
-def _lives(pid: str) -> bool:
-    try:
-        text = (Path("/proc") / pid / "stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return text.rpartition(")")[2].split()[0] not in "ZX"
+    wait_until_dead(tmp_path / "pid")
 
 
 # --- URLs -------------------------------------------------------------------------------------------------------------
@@ -450,5 +436,5 @@ async def test_the_end_of_the_runner_ends_its_hooks(tmp_path: Path) -> None:
         Hooks(on_failure=_sh('echo $$ > "$1/new"; mv "$1/new" "$1/pid"; sleep 600', str(tmp_path)))
     ) as r:
         r.tell(_event())
-        await _there(tmp_path / "pid")
-    await _gone(tmp_path / "pid")
+        await file_made(tmp_path / "pid")
+    wait_until_dead(tmp_path / "pid")

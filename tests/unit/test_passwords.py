@@ -12,6 +12,7 @@ import pytest
 
 from replicad.model.errors import ConfigError, ReplicadError, TimedOutError, TransientError
 from replicad.service.passwords import from_command, from_file, read_file
+from tests.support.processes import file_made, wait_until_dead
 
 
 def _never(text: str) -> None:
@@ -100,11 +101,17 @@ async def test_a_program_that_prints_for_ever_is_stopped() -> None:
         await from_command(["yes"], "nas1")
 
 
-async def test_a_program_that_does_not_end_is_stopped_with_all_that_it_started(tmp_path: Path) -> None:
-    script = f"sleep 600 & echo $! > {tmp_path}/child; echo $$ > {tmp_path}/pid; wait"
-    with pytest.raises(TimedOutError, match=r"sh did not end within 0.5 s"):
-        await from_command(["sh", "-c", script], "nas1", timeout_s=0.5)
-    _assert_gone(tmp_path / "pid", tmp_path / "child")
+async def test_a_program_that_does_not_end_is_stopped_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pid, child, loop = tmp_path / "pid", tmp_path / "child", asyncio.get_running_loop()
+    script = f"sleep 600 & echo $! > {child}; echo $$ > {pid}.new; mv {pid}.new {pid}; wait"
+    reading = asyncio.ensure_future(from_command(["sh", "-c", script], "nas1", timeout_s=60))
+    await file_made(pid)
+    monkeypatch.setattr(loop, "time", lambda: time.monotonic() + 60)
+    with pytest.raises(TimedOutError, match=r"sh did not end within 60 s"):
+        await reading
+    wait_until_dead(pid, child)
 
 
 async def test_a_helper_that_keeps_the_output_open_does_not_hold_us_up(tmp_path: Path) -> None:
@@ -119,24 +126,11 @@ async def test_a_helper_that_keeps_the_output_open_does_not_hold_us_up(tmp_path:
 async def test_a_program_ends_when_its_reader_is_cancelled(tmp_path: Path) -> None:
     script = f"echo $$ > {tmp_path}/pid.new; mv {tmp_path}/pid.new {tmp_path}/pid; sleep 600"
     task = asyncio.ensure_future(from_command(["sh", "-c", script], "nas1"))
-    async with asyncio.timeout(30):
-        while not (tmp_path / "pid").exists():  # noqa: ASYNC110 - another process makes it
-            await asyncio.sleep(0.01)
+    await file_made(tmp_path / "pid")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    _assert_gone(tmp_path / "pid")
-
-
-def _assert_gone(*files: Path) -> None:
-    """The processes are dead: reaped by us, or left to init (which may take a moment to reap them)."""
-    for file in files:
-        status = Path("/proc") / file.read_text().strip() / "stat"
-        try:
-            state = status.read_text().rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        assert state in "ZX"
+    wait_until_dead(tmp_path / "pid")
 
 
 # --- who else could read it, or put another one there -----------------------------------------------------------------
