@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-import click
-
 from replicad.model import errors
 from replicad.model.errors import BusyError, ReplicadError, UnreachableError
-from replicad.model.names import printable
 
-from .daemon_client import Daemon, ServerEvent, ToldError, path_of
-from .followed import Heard
-from .interrupts import sigterm_as_ctrl_c
-from .progress import showing_progress
+from .daemon_client import Daemon, ToldError, path_of
+from .followed import following, hear_to_the_end
 
 Run = Mapping[str, Any]
 
@@ -31,41 +26,19 @@ def follow_cycle(daemon: Daemon, vm: str, *, resync: bool) -> dict[str, Any]:
     Ctrl-C and SIGTERM end the following, and the cycle goes on. Raises what the cycle ended with, as ToldError, and
     BusyError if it was stopped or will not begin.
     """
-    asked = False
-    try:
-        with sigterm_as_ctrl_c(), showing_progress() as observe:
-            heard = Heard(observe)
-            with daemon.follow(path_of(vm, "sync"), {"resync": resync}) as events:
-                asked = True
-                run = _to_the_end(vm, heard, events)
-    except KeyboardInterrupt:
-        if asked:
-            said = f"replicad: the cycle of {vm} goes on in the daemon; 'replicad status {vm}' tells how far it is"
-            click.echo(printable(said), err=True)
-        raise
-    return _facts(run, heard.warnings)
+    goes_on = f"the cycle of {vm} goes on in the daemon; 'replicad status {vm}' tells how far it is"
+    with following(daemon, path_of(vm, "sync"), {"resync": resync}, goes_on) as (heard, events):
+        run = hear_to_the_end(vm, "cycle", _waiting, heard, events)
+        if run is None:
+            answer = "the daemon ended the connection before the cycle had ended"
+            hint = f"It goes on with the cycle when it runs again; 'replicad status {vm}' tells."
+            raise UnreachableError("follow", f"the cycle of {vm}", answer, hint)
+        done = _done(run)
+    return _facts(done, heard.warnings)
 
 
-def _to_the_end(vm: str, heard: Heard, events: Iterator[ServerEvent]) -> Run:
-    """The cycle that is done. BusyError if none will begin, UnreachableError if the stream ends without an end."""
-    for event in events:
-        data = event.data
-        match event.name:
-            case "waiting":
-                behind = data["behind"]
-                heard.enter("waiting for a place" if behind is None else "waiting for the cycle under way", None)
-            case "progress":
-                heard.progress(data)
-            case "warning":
-                heard.warning(data["text"])
-            case "cancelled":
-                hint = f"'replicad status {vm}' tells how it stands."
-                raise BusyError("follow", f"the cycle of {vm}", data["text"], hint)
-            case "ended":
-                return _done(data)
-    answer = "the daemon ended the connection before the cycle had ended"
-    hint = f"It goes on with the cycle when it runs again; 'replicad status {vm}' tells."
-    raise UnreachableError("follow", f"the cycle of {vm}", answer, hint)
+def _waiting(data: Mapping[str, Any]) -> str:
+    return "waiting for a place" if data["behind"] is None else "waiting for the cycle under way"
 
 
 def _done(run: Run) -> Run:
