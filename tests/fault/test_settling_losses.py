@@ -3,6 +3,8 @@ forgets what was not flushed must not keep the one and forget the other."""
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from replicad.storage.memory import MemoryShare
@@ -38,6 +40,10 @@ async def _look_and_die(world: World, number: int) -> bool:
     return died
 
 
+def _renames_to(path: str, what: str) -> bool:
+    return what.endswith(f" to {path}")
+
+
 @pytest.mark.parametrize("deaths", [("point",), ("record", "point")])
 async def test_commit_is_durable_before_a_disk_has_its_own_name(deaths: tuple[str, ...]) -> None:
     renames = {"point": LAYOUT.point_dir(2), "record": LAYOUT.point_record(LAYOUT.pending_dir(2))}
@@ -46,7 +52,7 @@ async def test_commit_is_durable_before_a_disk_has_its_own_name(deaths: tuple[st
         number += 1
         world = await _two_states()
         for death in deaths:
-            await die(world, lambda what, to=renames[death]: what.endswith(f" to {to}"), when=When.AFTER)  # type: ignore[misc]
+            await die(world, partial(_renames_to, renames[death]), when=When.AFTER)
         world.history[2] = dict(world.disks)
         died = await _look_and_die(world, number)
         await check_names(world, spoiled=False)

@@ -19,7 +19,7 @@ from replicad.model.progress import Advanced, PhaseStarted, Warned
 from replicad.service.api import server
 from replicad.service.api.doors import open_doors
 from replicad.service.api.server import MOST_CONNECTIONS
-from replicad.service.events import Trouble
+from replicad.service.events import CycleEnded, Trouble
 from replicad.service.watch import Watch
 from replicad.settings import SettingsError
 from replicad.settings.load import parse
@@ -159,9 +159,9 @@ async def test_leaving_a_stream_does_not_stop_the_cycle(tmp_path: Path) -> None:
                 await anext(events_of(response))
                 await gate.begun.wait()
             gate.may.set()
-            while (happened := await events.get()).__class__.__name__ != "CycleEnded":
+            while not isinstance(happened := await events.get(), CycleEnded):
                 pass
-        assert happened.run.outcome == "done"  # type: ignore[union-attr]  # by its name
+        assert happened.run.outcome == "done"
 
 
 async def test_a_pause_ends_the_stream_of_a_cycle_that_will_not_begin(tmp_path: Path) -> None:

@@ -319,7 +319,7 @@ async def test_cancelling_during_a_pause_ends_at_once_and_the_file_can_still_be_
                 reader.cancel()
             ended = await asyncio.gather(*readers, return_exceptions=True)
             assert [type(one) for one in ended] == [asyncio.CancelledError] * 3
-        scene.time.sleep = original  # type: ignore[method-assign]
+        scene.time.sleep = original  # type: ignore[method-assign]  # it goes on
         assert await read_all(file) == DATA
     assert scene.lossy.files == []
 
