@@ -68,6 +68,17 @@ async def test_a_verification_is_followed_to_its_end_and_shown_from_then_on(tmp_
         assert (await client.get(AT)).json()["health"] == "warning"  # there is no point yet
 
 
+async def test_what_is_warned_of_at_the_very_end_is_told_before_it(tmp_path: Path) -> None:
+    async def read(vm: str, watch: Watch, repair: bool) -> Verification:
+        watch.hear(Warned("마지막"))
+        return Verification([1], 100, [], [])
+
+    async with live_api(configuration(tmp_path), reading=read) as api, api.client() as client:
+        async with client.stream("POST", f"{AT}/verify", headers=STREAM) as response:
+            told = [one async for one in events_of(response)]
+        assert [(one.name, one.data.get("text")) for one in told[-2:]] == [("warning", "마지막"), ("ended", None)]
+
+
 async def test_all_who_listen_hear_of_verifications(tmp_path: Path) -> None:
     async with live_api(configuration(tmp_path)) as api, api.client() as client:
         async with client.stream("GET", "/events") as response:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from datetime import datetime
 
 from pydantic import BaseModel
@@ -12,13 +13,12 @@ from replicad.model.errors import NotFoundError
 from replicad.model.verification import VerificationOutcome
 from replicad.service.control import Control
 from replicad.service.verifying import End
+from replicad.service.watch import Progress
 from replicad.workflows.damage import Damage
 
-from .following import LAST_WORD_S, Said, Waiting, until
 from .shapes import progress_shape
-from .streams import COMMENT, QUIET_S, Stop, event
-
-_EVERY_S = 0.25
+from .streams import Stop, event
+from .waiting import Said, Told, Waiting, until_done
 
 
 class DamageShape(BaseModel):
@@ -63,41 +63,35 @@ async def follow_verification(
 
     To leave does not stop it.
     """
-    last, told, quiet_s = "", set[str](), 0.0
+    told = Told()
     try:
-        while not asked.done() and not stop.is_set:
-            pieces = _look(control, vm, told)
-            pieces, last = [piece for piece in pieces if piece != last], pieces[-1]
-            quiet_s = 0.0 if pieces else quiet_s + _EVERY_S
-            if quiet_s >= QUIET_S:
-                pieces, quiet_s = [COMMENT], 0.0
-            for piece in pieces:
+        async with aclosing(until_done(asked, stop, lambda: _news(control, vm, told))) as pieces:
+            async for piece in pieces:
                 yield piece
-            await until(asked, stop, _EVERY_S)
-        if not asked.done():
-            await asyncio.wait({asked}, timeout=LAST_WORD_S)
         if not asked.done() or asked.cancelled():
             why = "the daemon is stopping" if stop.is_set else "the machine was paused, or is not configured any more"
             yield event("cancelled", Said(text=f"{why}: the verification does not come to its end now"))
             return
-        for piece in _look(control, vm, told)[:-1]:
-            yield piece
+        for warning in told.new_warnings(_look(control, vm)[1]):
+            yield warning
         yield event("ended", _end_shape(vm, asked.result()))
     finally:
         asked.cancel()
 
 
-def _look(control: Control, vm: str, told: set[str]) -> list[str]:
-    """New warnings, and last how far it is."""
-    try:
-        progress, warnings = control.look_at_verification(vm)
-    except NotFoundError:
-        return [COMMENT]
+def _news(control: Control, vm: str, told: Told) -> list[str]:
+    """What has become another since the last look."""
+    progress, warnings = _look(control, vm)
     if progress is None:
-        return [event("waiting", Waiting(behind=None))]
-    new = [text for text in warnings if text not in told]
-    told.update(new)
-    return [*(event("warning", Said(text=text)) for text in new), event("progress", progress_shape(progress))]
+        return told.if_new(event("waiting", Waiting(behind=None)))
+    return [*told.new_warnings(warnings), *told.if_new(event("progress", progress_shape(progress)))]
+
+
+def _look(control: Control, vm: str) -> tuple[Progress | None, tuple[str, ...]]:
+    try:
+        return control.look_at_verification(vm)
+    except NotFoundError:
+        return None, ()
 
 
 def _end_shape(vm: str, end: End) -> VerificationEndShape:
