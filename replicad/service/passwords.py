@@ -12,8 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from replicad.model.errors import ConfigError, TimedOutError, TransientError
-
-from .programs import NotStartedError, kill_if_running, start_program
+from replicad.storage.programs import NotStartedError, kill_if_running, start_program
 
 Warn = Callable[[str], None]
 
