@@ -1,0 +1,191 @@
+"""Having a QEMU's virtual machine stand still for a moment, and its guest at rest where that is asked for.
+
+What undoes it is written into the freeze journal first. The machine is stopped for every moment, also when the guest's
+file systems were frozen: the freeze says nothing of swap, of raw disks, nor of writes that are still in QEMU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from replicad.hypervisor.thawing import KIND, FreezeJournal, OpenPage
+from replicad.model.errors import BusyError, ReplicadError, TransientError
+from replicad.model.points import Consistency
+from replicad.model.progress import Observer, Warned
+from replicad.storage.blocking import run_blocking
+
+from .agent import Agent, AgentSession
+from .monitor import Monitor
+from .process import Process, identify
+from .qmp import Qmp
+from .sockets import MachineIsOffError
+
+UNDO_KIND = "qemu"
+"""Whose entries of the journal `undo_freeze` undoes."""
+_STOP = "stop"
+_FREEZE = "fsfreeze"
+_LOOK_UP_TIMEOUT_S = 10.0
+_PATIENCE_S = 20.0
+_ASK_AGAIN_EVERY_S = 0.5
+
+
+class QemuFreezer:
+    """A `Freezer` of the machine at one monitor. `agent`: the one in its guest, if it has one.
+
+    `journal` is the freeze journal of this host, in which the machine goes by the name `vm`; `observe` hears why a
+    guest was not quiesced although that was asked for.
+    """
+
+    def __init__(
+        self, monitor: Monitor, agent: Agent | None, journal: FreezeJournal, vm: str, observe: Observer
+    ) -> None:
+        self._monitor = monitor
+        self._agent = agent
+        self._journal = journal
+        self._vm = vm
+        self._observe = observe
+
+    @asynccontextmanager
+    async def frozen(self, *, application: bool) -> AsyncIterator[Consistency]:
+        """As the port says. A machine that its user has paused stays paused."""
+        async with self._journal.of(self._vm) as page, self._monitor.session() as qmp, AsyncExitStack() as thaw:
+            running = await is_executing(qmp)
+            quiesced = False
+            if application and self._agent is not None:
+                quiesced = running and await self._quiesce(self._agent, page, thaw)
+                if not running:
+                    self._warn("the machine is paused")
+            if running:
+                await thaw.enter_async_context(self._stopped(qmp, page))
+            yield Consistency.APPLICATION if quiesced else Consistency.CRASH
+
+    async def is_running(self) -> bool:
+        """As the port says: False if nobody listens at the monitor's socket."""
+        try:
+            async with self._monitor.session():
+                return True
+        except MachineIsOffError:
+            return False
+        except ReplicadError:
+            return True
+
+    @asynccontextmanager
+    async def _stopped(self, qmp: Qmp, page: OpenPage) -> AsyncIterator[None]:
+        process = await identified(self._monitor, qmp)
+        how = {KIND: UNDO_KIND, "monitor": str(self._monitor.path), "process": str(process or "")}
+
+        async def resume() -> None:
+            await _persistently(lambda: _resume(self._monitor, process))
+
+        async with page.undone(_STOP, how, resume):
+            # QEMU returns when what was under way is done and all disks are flushed.
+            await qmp.execute("stop")
+            yield
+
+    async def _quiesce(self, agent: Agent, page: OpenPage, thaw: AsyncExitStack) -> bool:
+        """Freeze the guest's file systems until `thaw` is closed; False, with nothing frozen, if that fails."""
+        async with AsyncExitStack() as frozen:
+            try:
+                session = await frozen.enter_async_context(agent.session())
+                await frozen.enter_async_context(self._guest_thawed(agent, session, page))
+                count = await session.freeze()
+            except ReplicadError as error:
+                self._warn(str(error))
+                return False
+            if not count:
+                self._warn("the guest agent found no file system to freeze")
+                return False
+            thaw.push_async_exit(frozen.pop_all())
+            thaw.push_async_exit(_see_that_it_stayed_frozen(session))
+            return True
+
+    def _guest_thawed(self, agent: Agent, session: AgentSession, page: OpenPage) -> AbstractAsyncContextManager[None]:
+        how = {KIND: UNDO_KIND, "agent": str(agent.path)}
+
+        async def thaw() -> None:
+            try:
+                await session.thaw()
+            except ReplicadError:
+                await _persistently(lambda: _thaw(agent))
+
+        return page.undone(_FREEZE, how, thaw)
+
+    def _warn(self, why: str) -> None:
+        self._observe(Warned(f"{self._vm} was not quiesced, and the point is crash-consistent: {why}"))
+
+
+async def is_executing(qmp: Qmp) -> bool:
+    """Whether the machine's processors run."""
+    status = await qmp.execute("query-status")
+    return isinstance(status, dict) and status.get("running") is True
+
+
+async def undo_freeze(how: Mapping[str, str], timeout_s: float) -> None:
+    """Undo what a process that died had frozen, as the journal tells it. Fine if it goes on already or is off."""
+    if monitor := how.get("monitor"):
+        await _persistently(lambda: _resume_if_stopped(Monitor(Path(monitor), timeout_s), how.get("process", "")))
+    elif agent := how.get("agent"):
+        with ThreadPoolExecutor(1, thread_name_prefix="qemu-thaw") as executor:
+            await _persistently(lambda: _thaw(Agent(executor, Path(agent), timeout_s)))
+
+
+async def _resume(monitor: Monitor, process: Process | None) -> None:
+    """The machine was running when it was stopped, so it is to run again, whatever became of the stop."""
+    try:
+        async with monitor.session() as qmp:
+            if await identified(monitor, qmp) == process:
+                await qmp.execute("cont")
+    except MachineIsOffError:
+        return
+
+
+async def _resume_if_stopped(monitor: Monitor, process: str) -> None:
+    """Long after the stop: if it is another machine by now, or goes on, or has come to a stop otherwise, it is not ours
+    to resume."""
+    try:
+        async with monitor.session() as qmp:
+            status = await qmp.execute("query-status")
+            if str(await identified(monitor, qmp) or "") == process and status.get("status") == "paused":
+                await qmp.execute("cont")
+    except MachineIsOffError:
+        return
+
+
+async def _thaw(agent: Agent) -> None:
+    try:
+        async with agent.session() as session:
+            await session.thaw()
+    except MachineIsOffError:
+        return
+
+
+def _see_that_it_stayed_frozen(session: AgentSession) -> Callable[..., Awaitable[None]]:
+    async def look(kind: object, error: object, trace: object) -> None:
+        # Guests thaw by themselves: Windows after ten seconds, others when somebody inside says so.
+        if error is None and not await session.is_frozen():
+            answer = "its file systems did not stay frozen until all disks were seen"
+            raise BusyError("quiesce", "the guest", answer, "Try again; look for what thaws them in the guest.")
+
+    return look
+
+
+async def identified(monitor: Monitor, qmp: Qmp) -> Process | None:
+    """Which process it is; None if that can't be seen."""
+    pid = qmp.pid
+    return await run_blocking(monitor.executor, "look at", f"process {pid}", lambda: identify(pid), _LOOK_UP_TIMEOUT_S)
+
+
+async def _persistently(undo: Callable[[], Awaitable[None]]) -> None:
+    """A machine that stands still is worth some patience."""
+    deadline = asyncio.get_running_loop().time() + _PATIENCE_S
+    while True:
+        try:
+            return await undo()
+        except TransientError:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+        await asyncio.sleep(_ASK_AGAIN_EVERY_S)
