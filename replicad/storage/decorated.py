@@ -11,18 +11,24 @@ import builtins
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
+from replicad.model.errors import UnsupportedError
+from replicad.model.extent_maps import ExtentMap
 from replicad.model.extents import Extent
 
 from .port import (
     Buffer,
     Capabilities,
+    CloneForecast,
+    Clones,
+    CloningShare,
     CopyRange,
     Identity,
     LockHolder,
     OpenMode,
     Piece,
+    RoomOnDisk,
     Share,
     ShareFile,
     ShareLock,
@@ -38,6 +44,16 @@ def innermost(file: ShareFile) -> ShareFile:
     while isinstance(file, DecoratedFile):
         file = file.inner
     return file
+
+
+def cloning(share: Share) -> CloningShare:
+    """The same share, for who wants to clone its files. UnsupportedError if it is of a kind that never can."""
+    below = share
+    while isinstance(below, DecoratedShare):
+        below = below.inner
+    if not hasattr(below, "clones"):
+        raise UnsupportedError("clone files of", share.name, "only local file systems can do that")
+    return cast("CloningShare", share)
 
 
 class DecoratedFile:
@@ -148,3 +164,41 @@ class DecoratedShare:
 
     async def close(self) -> None:
         await self.inner.close()
+
+    async def clones(self, paths: Sequence[str]) -> Clones:
+        return _DecoratedClones(await cloning(self.inner).clones(paths), self._wrap)
+
+    async def give_name(self, clone: ShareFile, path: str) -> None:
+        await cloning(self.inner).give_name(clone, path)
+
+    async def fingerprint(self, file: ShareFile) -> str:
+        return await cloning(self.inner).fingerprint(file)
+
+    async def extent_map(self, file: ShareFile) -> ExtentMap:
+        return await cloning(self.inner).extent_map(file)
+
+    async def room(self) -> RoomOnDisk:
+        return await cloning(self.inner).room()
+
+
+class _DecoratedClones:
+    """Clones whose files are those of the decorator."""
+
+    def __init__(self, inner: Clones, wrap: Callable[[ShareFile], ShareFile]) -> None:
+        self._inner = inner
+        self._wrap = wrap
+
+    async def forecast(self) -> tuple[CloneForecast, ...]:
+        return await self._inner.forecast()
+
+    async def take(self) -> tuple[ShareFile, ...]:
+        return tuple(self._wrap(file) for file in await self._inner.take())
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._inner.__aexit__(exc_type, exc, trace)

@@ -9,12 +9,14 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from replicad.model.extent_maps import ExtentMap
 from replicad.model.extents import Extent
 
 from .decorated import DecoratedFile, DecoratedShare
 from .port import (
     Buffer,
     Capabilities,
+    Clones,
     CopyRange,
     Identity,
     LockHolder,
@@ -112,9 +114,12 @@ class MeteredShare(DecoratedShare):
         super().__init__(inner)
         self.meter = meter if meter is not None else Meter()
 
+    def _wrap(self, file: ShareFile) -> ShareFile:
+        return MeteredFile(file, self.meter)
+
     async def open(self, path: str, mode: OpenMode) -> ShareFile:
         self.meter.calls["open"] += 1
-        return MeteredFile(await self.inner.open(path, mode), self.meter)
+        return await super().open(path, mode)
 
     async def stat(self, path: str) -> Stat:
         self.meter.calls["stat"] += 1
@@ -155,3 +160,11 @@ class MeteredShare(DecoratedShare):
     async def capabilities(self) -> Capabilities:
         self.meter.calls["capabilities"] += 1
         return await self.inner.capabilities()
+
+    async def clones(self, paths: Sequence[str]) -> Clones:
+        self.meter.calls["clones"] += len(paths)
+        return await super().clones(paths)
+
+    async def extent_map(self, file: ShareFile) -> ExtentMap:
+        self.meter.calls["extent_map"] += 1
+        return await super().extent_map(file)

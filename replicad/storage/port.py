@@ -15,6 +15,7 @@ from enum import Enum
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
+from replicad.model.extent_maps import ExtentMap
 from replicad.model.extents import Extent
 
 T = TypeVar("T")
@@ -244,3 +245,65 @@ class Share(Protocol):
 
     async def close(self) -> None:
         """Give back what the share holds (its connections, if nobody else uses them)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CloneForecast:
+    """What a clone of a file will take: its writers wait for `stall_s` seconds, about, as it has so many `extents`."""
+
+    extents: int
+    stall_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class RoomOnDisk:
+    """The room of the file system that a share lies on: what is left for us, and all there is."""
+
+    free_bytes: int
+    total_bytes: int
+
+
+class Clones(Protocol):
+    """Some files of a share, each with an empty one beside it that can become its clone. Use as `async with`: at its
+    end, or with this process, what was not given a name is gone."""
+
+    async def forecast(self) -> tuple[CloneForecast, ...]:
+        """What each clone will take. What was written to the files until now is then on the disk, so that `take` need
+        not wait for it."""
+
+    async def take(self) -> tuple[ShareFile, ...]:
+        """Make all clones, one right after the other: each one is all bytes of its file at one instant. Called once.
+
+        They are open for reading, under their files' paths, and are closed with this. UnsupportedError where the file
+        system can't do it, OutOfSpaceError where it has no room for it.
+        """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class CloningShare(Share, Protocol):
+    """A share whose files can be cloned in an instant: a clone has its file's blocks until either of them is written.
+
+    All methods raise UnsupportedError where the share can't do it.
+    """
+
+    async def clones(self, paths: Sequence[str]) -> Clones:
+        """Open these files, to be cloned. Raises as `open` for reading does."""
+
+    async def give_name(self, clone: ShareFile, path: str) -> None:
+        """Let a clone that was taken stay, as a file of its own that only its owner can read. AlreadyExistsError."""
+
+    async def fingerprint(self, file: ShareFile) -> str:
+        """What stays as it is for as long as nobody changes the file, and no other file ever has. It changes when the
+        file is given a name."""
+
+    async def extent_map(self, file: ShareFile) -> ExtentMap:
+        """Where the bytes of an open file lie, all that was written to it included. ValueError if it changes meanwhile
+        in a way that shows; UnsupportedError where places tell nothing certain."""
+
+    async def room(self) -> RoomOnDisk:
+        """The room there is now."""

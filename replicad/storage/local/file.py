@@ -7,7 +7,7 @@ import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from threading import Lock
 from types import TracebackType
@@ -124,6 +124,14 @@ class LocalFile:
     @property
     def path(self) -> str:
         return self._path
+
+    async def asked(self, op: str, call: Callable[[int], T], timeout_s: float = CALL_TIMEOUT_S) -> T:
+        """What `call` says of the open file, by its descriptor, which is its own for as long as it runs. Blocking."""
+        return await self._run(op, call, timeout_s)
+
+    def descriptor(self) -> AbstractContextManager[int]:
+        """The descriptor, which stays open inside. ValueError if the file is closed."""
+        return self._descriptor.use()
 
     async def read_into(self, buffer: bytearray | memoryview, offset: int) -> int:
         refuse_negative(offset)

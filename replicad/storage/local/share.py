@@ -8,7 +8,7 @@ import os
 import stat
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from replicad.model.errors import (
@@ -17,10 +17,11 @@ from replicad.model.errors import (
     InvalidNameError,
     UnsupportedError,
 )
+from replicad.model.extent_maps import ExtentMap
 from replicad.model.names import check_path, last_part
-from replicad.storage.port import Capabilities, LockHolder, OpenMode, Stat
+from replicad.storage.port import Capabilities, LockHolder, OpenMode, RoomOnDisk, ShareFile, Stat
 
-from . import probe, syscalls, tree
+from . import cloning, probe, syscalls, tree
 from .errnos import translate
 from .file import LocalFile
 from .lock import LocalLock, read_holder, take
@@ -129,6 +130,24 @@ class LocalShare:
     async def capabilities(self) -> Capabilities:
         self._check("")
         return await self._run("try out", "", lambda: probe.capabilities(self._root))
+
+    async def clones(self, paths: Sequence[str]) -> cloning.LocalClones:
+        for path in paths:
+            self._check(path, "clone")
+        return await cloning.opened(self._threads, self._root, [(path, self.subject(path)) for path in paths])
+
+    async def give_name(self, clone: ShareFile, path: str) -> None:
+        self._check(path, "make")
+        await cloning.give_name(self._root, clone, path)
+
+    async def fingerprint(self, file: ShareFile) -> str:
+        return await cloning.local(file).asked("ask for the identity of", cloning.fingerprint)
+
+    async def extent_map(self, file: ShareFile) -> ExtentMap:
+        return await cloning.extent_map(file)
+
+    async def room(self) -> RoomOnDisk:
+        return await self._run("ask for the free space of", "", lambda: cloning.room(self._root))
 
     async def close(self) -> None:
         self._threads.close()

@@ -60,6 +60,12 @@ def punch_hole(fd: int, offset: int, length: int) -> None:
     call(fd, _FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE, offset, length)
 
 
+def file_system_facts(fd: int, buffer: ctypes.Array[ctypes.c_char]) -> None:
+    """Have the kernel write the facts of a file's file system (`struct statfs`) into a buffer that is large enough."""
+    call = _function("fstatfs", ctypes.c_int, ctypes.c_void_p)
+    call(fd, ctypes.addressof(buffer))
+
+
 def take_read_lease(fd: int) -> None:
     """Keep writers out of the file of a read-only descriptor.
 
