@@ -8,6 +8,8 @@ from replicad.model.errors import UnsupportedError
 from replicad.replica.layout import check_disk_path
 from replicad.settings import VirtualMachine
 from replicad.storage.port import Share
+from replicad.tracking.clones import CloneView
+from replicad.tracking.extents import ExtentTracker
 from replicad.tracking.held import HeldView
 from replicad.tracking.marks import MarkStore
 from replicad.tracking.port import ChangeSource
@@ -33,11 +35,20 @@ async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) ->
     share = await shares.open(settings.source, vm=settings.name)
     selection = Selection(settings.disks, settings.exclude, settings.config_files)
     consistency = settings.consistency
-    if consistency.method != "none":
-        raise UnsupportedError("replicate", settings.name, f"the method {consistency.method} is not built yet")
     marks = None if ctx.cache is None else MarkStore(ctx.cache)
-    view = HeldView(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, ctx.clock)
-    return TrackedSource(view, None, marks, ctx.clock, ctx.observe)
+    match consistency.method:
+        case "none":
+            view = HeldView(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, ctx.clock)
+            return TrackedSource(view, None, marks, ctx.clock, ctx.observe)
+        case "reflink" if consistency.commands.freeze is None:
+            clones = CloneView(
+                share, selection, check_disk_path, None, consistency.wait_s, consistency.allow_fuzzy,
+                consistency.max_stall_ms / 1000, ctx.hashing, ctx.clock,
+            )  # fmt: skip
+            tracker = ExtentTracker(share, consistency.keep_free.of, ctx.new_id, ctx.hashing, ctx.observe)
+            return TrackedSource(clones, tracker, marks, ctx.clock, ctx.observe, consistency.application_every_s)
+        case method:
+            raise UnsupportedError("replicate", settings.name, f"the method {method} is not built yet")
 
 
 async def open_machine(settings: VirtualMachine, shares: Shares, ctx: Context, *, resync: bool = False) -> Machine:
