@@ -11,7 +11,7 @@ from typing import TextIO
 
 from replicad.model.durations import human_duration
 from replicad.model.names import printable
-from replicad.model.progress import Advanced, Observer, PhaseStarted, ProgressEvent, Warned
+from replicad.model.progress import Advanced, Observer, PhaseStarted, ProgressEvent, Said, Warned
 
 from .output import human_bytes
 
@@ -62,6 +62,8 @@ class ProgressLines:
                     self._say(self._state(now_s - self._began_s))
             case Warned(text):
                 self._say(f"warning: {text}")
+            case Said(_, program, line):
+                self._say(f"{program}: {line}")
 
     def _state(self, elapsed_s: float) -> str:
         rate = self._done_bytes / elapsed_s
@@ -124,6 +126,8 @@ def _bar(stream: TextIO) -> Iterator[Observer]:
                     progress.update(task, sent=f"{human_bytes(all_sent_bytes)} sent")
             case Warned(text):
                 progress.console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
+            case Said(_, program, line):
+                progress.console.print(f"{program}: {line}", markup=False, highlight=False, soft_wrap=True)
 
     with progress:
         yield observe

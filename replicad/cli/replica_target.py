@@ -106,16 +106,20 @@ async def open_target(
     credentials: OneOffCredentials | None,
     observe: Observer,
     bandwidth: Timetable | None = None,
+    *,
+    reads_source: bool = False,
 ) -> AsyncIterator[OpenTarget]:
     """Connect to the target's share for as long as the context lasts, with a limit of its own if one was typed.
+    To read the source the state directory may be needed: what is frozen for it is written down there.
     OtherMachineError if the replica there is that of another virtual machine than the configured one."""
     from replicad.replica.directory import check_is_replica_of
     from replicad.service.compose import Shares
     from replicad.service.surroundings import surroundings
 
-    # What is kept on this host only helps to replicate.
+    # What else is kept on this host only helps to replicate.
+    state_dir = target.settings.state_dir if reads_source and target.settings is not None else None
     opened = Shares(target.settings, credentials, observe, bandwidth=bandwidth)
-    async with surroundings(None, observe) as ctx, opened as shares:
+    async with surroundings(state_dir, observe) as ctx, opened as shares:
         share = await shares.open(target.share, vm=target.vm, replica=True)
         if target.machine is not None:
             await check_is_replica_of(share, target.vm_dir, target.machine.name)

@@ -120,7 +120,7 @@ async def _verify(
     credentials: OneOffCredentials | None,
     observe: Observer,
 ) -> Verification:
-    async with open_target(target, credentials, observe, bandwidth) as opened:
+    async with open_target(target, credentials, observe, bandwidth, reads_source=repair) as opened:
         if repair and target.machine is not None:
             from replicad.service.machines import open_source
             from replicad.workflows.repair import verify_and_repair

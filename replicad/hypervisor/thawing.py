@@ -26,7 +26,7 @@ from replicad.model.errors import (
     TransientError,
 )
 from replicad.model.names import join, path_on
-from replicad.model.progress import Observer, Warned
+from replicad.model.progress import Alarmed, Observer
 from replicad.storage.documents import read_whole, replace_whole
 from replicad.storage.port import LockHolder, Share
 from replicad.storage.together import together
@@ -97,17 +97,23 @@ class OpenPage:
             await self._save(tuple(entry for entry in self._page.entries if entry.key != key))
         except ReplicadError as error:
             self._observe(
-                Warned(f"{self._page.vm} goes on, but that can't be written down, so it is thawed again later: {error}")
+                Alarmed(f"{self._page.vm} goes on, but that can't be written down: it is thawed again later: {error}")
             )
 
     @asynccontextmanager
     async def undone(
-        self, key: str, how: Mapping[str, str], undo: Callable[[], Awaitable[None]] | None = None
+        self,
+        key: str,
+        how: Mapping[str, str],
+        undo: Callable[[], Awaitable[None]] | None = None,
+        *,
+        is_fatal: bool = True,
     ) -> AsyncIterator[None]:
         """Inside, something may be frozen. However that ends it is undone once, also when cancelled: by `undo`, if it
         is given, else by who undoes it after a crash.
 
-        What fails then is raised, warned of, and tried again when the page is opened next.
+        If that fails it is warned of, and tried again when the page is opened next; the error is raised if it
+        `is_fatal`.
         """
         entry = Entry(key, dict(how), self._clock.now())
         try:
@@ -119,14 +125,18 @@ class OpenPage:
         try:
             yield
         finally:
-            await undisturbed(self._undone(entry, undo))
+            try:
+                await undisturbed(self._undone(entry, undo))
+            except ReplicadError:
+                if is_fatal:
+                    raise
 
     async def undo_left(self) -> ReplicadError | None:
         """Undo all that stands there, the newest first; the first error, when the others were tried."""
         failed: ReplicadError | None = None
         for entry in reversed(self._page.entries):
             self._observe(
-                Warned(
+                Alarmed(
                     f"{self._page.vm}: the '{entry.key}' that was due after {entry.since:%Y-%m-%d %H:%M:%S} UTC was "
                     "not done (replicad died meanwhile, or it failed), and is done now"
                 )
@@ -145,7 +155,7 @@ class OpenPage:
                 await self._registered(entry)(self._page.vm, entry.how)
         except Exception as error:
             # Here, because whoever is cancelled never sees what is raised.
-            self._observe(Warned(f"{error} (it is tried again at the next cycle, and at the next start)"))
+            self._observe(Alarmed(f"{error} (it is tried again at the next cycle, and at the next start)"))
             raise
         await self.thawed(entry.key)
 
@@ -249,7 +259,7 @@ class FreezeJournal:
                 try:
                     page = await _read(self._share, join(_DIRECTORY, name))
                 except IntegrityError as error:
-                    self._observe(Warned(str(error)))
+                    self._observe(Alarmed(str(error)))
                 else:
                     found += [page.vm] if page else []
         return tuple(sorted(found))
@@ -259,13 +269,13 @@ class FreezeJournal:
         try:
             await together(self._undo_or_warn, await self.left(), _UNDONE_AT_ONCE)
         except ReplicadError as error:
-            self._observe(Warned(f"machines may still be frozen: {error}"))
+            self._observe(Alarmed(f"machines may still be frozen: {error}"))
 
     async def _undo_or_warn(self, vm: str) -> None:
         try:
             await self._undo_left(vm)  # which has warned of what it returns
         except ReplicadError as error:
-            self._observe(Warned(f"{vm} may still be frozen: {error}"))
+            self._observe(Alarmed(f"{vm} may still be frozen: {error}"))
 
     def _writable(self, vm: str) -> Share:
         if self._share is None:

@@ -29,7 +29,21 @@ class Warned:
     text: str
 
 
-ProgressEvent = PhaseStarted | Advanced | Warned
+@dataclass(frozen=True, slots=True)
+class Alarmed(Warned):
+    """The same, and somebody should know at once: it is in the log wherever warnings go."""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A line that a program of the user's printed for a machine, for the log. It is printable, and not too long."""
+
+    vm: str
+    program: str
+    line: str
+
+
+ProgressEvent = PhaseStarted | Advanced | Warned | Said
 Observer = Callable[[ProgressEvent], None]
 
 

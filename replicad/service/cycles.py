@@ -6,8 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import structlog
+
 from replicad.model.agenda import LatestPoint
 from replicad.model.errors import ReplicadError
+from replicad.model.progress import Alarmed, Observer, ProgressEvent, Said
 from replicad.replica.directory import check_is_replica_of
 from replicad.settings import Settings
 from replicad.workflows.context import Context
@@ -24,6 +27,24 @@ from .bandwidth import BandwidthLimits
 from .compose import Shares
 from .machines import open_machine, open_source
 from .watch import Watch
+
+_log: structlog.typing.FilteringBoundLogger = structlog.get_logger("commands")
+
+
+def log_what_was_said(said: Said) -> None:
+    """A line of a program of the user's, in the log."""
+    _log.info(said.line, vm=said.vm, command=said.program)
+
+
+def _also_logged(observe: Observer) -> Observer:
+    def hear(event: ProgressEvent) -> None:
+        if isinstance(event, Said):
+            log_what_was_said(event)
+        elif isinstance(event, Alarmed):
+            _log.error(event.text)
+        observe(event)
+
+    return hear
 
 
 class ConfiguredCycles:
@@ -44,7 +65,7 @@ class ConfiguredCycles:
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """As `Cycles.run`."""
-        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=watch.hear)
+        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=_also_logged(watch.hear))
         async with self._shares(
             self._kind(self._settings, observe=watch.hear, limits=self._limits, meter=watch.meter)
         ) as shares:
@@ -53,7 +74,7 @@ class ConfiguredCycles:
 
     async def verify(self, vm: str, watch: Watch, covered: Covered, *, repair: bool) -> Verification:
         """As `Verifications.verify`."""
-        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=watch.hear)
+        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=_also_logged(watch.hear))
         async with self._shares(
             Shares(
                 self._settings, observe=watch.hear, limits=self._limits, bandwidth=machine.verify_bandwidth,

@@ -13,7 +13,7 @@ import structlog
 
 from replicad.catalog import Catalog, open_catalog
 from replicad.model.errors import ReplicadError
-from replicad.model.progress import ProgressEvent, Warned
+from replicad.model.progress import ProgressEvent, Said, Warned
 from replicad.settings import LogSettings, Settings
 from replicad.settings.load import load
 from replicad.workflows.context import Context
@@ -25,8 +25,9 @@ from .api.server import serve
 from .compose import Shares
 from .configuration import Configuration
 from .control import Control
-from .cycles import ConfiguredCycles
+from .cycles import ConfiguredCycles, log_what_was_said
 from .cycles_first import CyclesFirst
+from .freezing import freeze_journal
 from .hooks import HookRunner
 from .hub import Hub
 from .lookout import Lookout
@@ -80,6 +81,7 @@ async def run_daemon(
         ctx = await stack.enter_async_context(surroundings(settings.state_dir, _say))
         for run in await catalog.interrupted_runs(ctx.clock.now()):
             _log.warning("the daemon before died in a cycle, which is gone on with", vm=run.vm, run=run.number)
+        await freeze_journal(ctx).undo_all_left()
         parts = await _parts(Configuration(path, environ, settings, notifier), catalog, ctx, shares, log_lines_dropped)
         parts.configuration.listen(lambda before, after: _prepared(parts, apply_log, before, after))
         await _live(parts, doors)
@@ -199,3 +201,5 @@ def _warner() -> Callable[[str], None]:
 def _say(event: ProgressEvent) -> None:
     if isinstance(event, Warned):
         _log.warning(event.text)
+    elif isinstance(event, Said):
+        log_what_was_said(event)

@@ -12,13 +12,14 @@ from replicad.tracking.clones import CloneView
 from replicad.tracking.extents import ExtentTracker
 from replicad.tracking.held import HeldView
 from replicad.tracking.marks import MarkStore
-from replicad.tracking.port import ChangeSource
+from replicad.tracking.port import ChangeSource, Tracker, View
 from replicad.tracking.selection import Selection
 from replicad.tracking.tracked import TrackedSource
 from replicad.workflows.context import Context
 from replicad.workflows.replicate import ReplicationJob
 
 from .compose import Shares
+from .freezing import command_freezer, command_view, freeze_journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,24 +32,31 @@ class Machine:
 
 
 async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) -> ChangeSource:
-    """Where the VM's disks come from, by its consistency method."""
+    """Where the VM's disks come from, by its consistency method. What an earlier cycle of it left frozen is thawed
+    first; raises what that raises."""
     share = await shares.open(settings.source, vm=settings.name)
     selection = Selection(settings.disks, settings.exclude, settings.config_files)
     consistency = settings.consistency
-    marks = None if ctx.cache is None else MarkStore(ctx.cache)
+    journal = freeze_journal(ctx)
+    await journal.undo_left(settings.name)
+    view: View
+    tracker: Tracker | None = None
     match consistency.method:
         case "none":
             view = HeldView(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, ctx.clock)
-            return TrackedSource(view, None, marks, ctx.clock, ctx.observe)
-        case "reflink" if consistency.commands.freeze is None:
-            clones = CloneView(
-                share, selection, check_disk_path, None, consistency.wait_s, consistency.allow_fuzzy,
+        case "command":
+            view = command_view(settings, share, selection, journal, shares, ctx)
+        case "reflink":
+            freezer = command_freezer(settings, share, selection, journal, ctx)
+            view = CloneView(
+                share, selection, check_disk_path, freezer, consistency.wait_s, consistency.allow_fuzzy,
                 consistency.max_stall_ms / 1000, ctx.hashing, ctx.clock,
             )  # fmt: skip
             tracker = ExtentTracker(share, consistency.keep_free.of, ctx.new_id, ctx.hashing, ctx.observe)
-            return TrackedSource(clones, tracker, marks, ctx.clock, ctx.observe, consistency.application_every_s)
         case method:
             raise UnsupportedError("replicate", settings.name, f"the method {method} is not built yet")
+    marks = None if ctx.cache is None else MarkStore(ctx.cache)
+    return TrackedSource(view, tracker, marks, ctx.clock, ctx.observe, consistency.application_every_s)
 
 
 async def open_machine(settings: VirtualMachine, shares: Shares, ctx: Context, *, resync: bool = False) -> Machine:

@@ -40,13 +40,15 @@ def _steady_s() -> float:
 async def surroundings(state_dir: Path | None, observe: Observer) -> AsyncIterator[Context]:
     """The context for workflows in this process; `state_dir` None: nothing is kept on this host.
 
-    A state directory that can't be made or written is a warning: what is kept in it only saves work.
+    A state directory that can't be made or written is a warning: most of what is kept in it only saves work, and what
+    must not be lost is not begun without it.
     """
     threads = min(_MOST_HASHING_THREADS, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads, "hashing") as hashing:
-        cache = None
+        cache = state = None
         if state_dir is not None:
             cache = await asyncio.get_running_loop().run_in_executor(hashing, _prepare_cache, state_dir, observe)
+            state = _local_share(state_dir) if cache is not None else None
         try:
             yield Context(
                 clock=system_clock(),
@@ -57,15 +59,15 @@ async def surroundings(state_dir: Path | None, observe: Observer) -> AsyncIterat
                 cache=cache,
                 observe=observe,
                 version=__version__,
+                state=state,
             )
         finally:
-            if cache is not None:
-                await cache.close()
+            for share in (cache, state):
+                if share is not None:
+                    await share.close()
 
 
 def _prepare_cache(state_dir: Path, observe: Observer) -> Share | None:
-    from replicad.storage.local import LocalShare
-
     path = state_dir / "cache"
     try:
         # Not by `parents`, which takes no mode for them.
@@ -77,4 +79,10 @@ def _prepare_cache(state_dir: Path, observe: Observer) -> Share | None:
             Warned(f"state_dir {state_dir} can't be used ({reason}): manifests are read from the replica each time")
         )
         return None
+    return _local_share(path)
+
+
+def _local_share(path: Path) -> Share:
+    from replicad.storage.local import LocalShare
+
     return LocalShare(str(path))

@@ -38,7 +38,7 @@ class Watch:
     _heard: int = 0
 
     def hear(self, event: ProgressEvent) -> None:
-        """Something was told; a warning is no movement."""
+        """Something was told; a warning is no movement, nor is what a program says."""
         match event:
             case PhaseStarted(name, total_bytes):
                 self.phase, self.total_bytes, self.done_bytes, self.sent_bytes = name, total_bytes, 0, 0

@@ -13,7 +13,8 @@ from typing import TypeVar
 P = TypeVar("P", bound=asyncio.SubprocessProtocol)
 
 _LAST_OUTPUT_S = 1.0
-_MAX_VARIABLE_BYTES = 32 << 10
+MAX_VARIABLE_BYTES = 32 << 10
+"""What is longer is cut."""
 # They are neither the service that systemd started, nor to be told our passwords.
 _NOT_FOR_THEM = (
     "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "LISTEN_PID", "LISTEN_FDS",
@@ -132,7 +133,7 @@ def environment_for(variables: Mapping[str, str], environ: Mapping[str, str] = o
 def _fitting(text: str) -> str:
     """As the system takes it: no NUL, and not too long."""
     data = text.replace("\0", "�").encode("utf-8", "replace")
-    return data[:_MAX_VARIABLE_BYTES].decode("utf-8", "ignore")
+    return data[:MAX_VARIABLE_BYTES].decode("utf-8", "ignore")
 
 
 class _Watched(asyncio.SubprocessProtocol):

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
+from replicad.model.address import Address
 from replicad.model.changes import BaseState, ChangeSet
 from replicad.model.points import Consistency, FileKind, Provenance
 from replicad.storage.port import ShareFile
@@ -179,3 +180,27 @@ class Freezer(Protocol):
 
     async def is_running(self) -> bool:
         """Whether anything can be writing the disks now. True where that can't be told."""
+
+
+class TakenSnapshot(Protocol):
+    """A view of one moment that somebody else has made."""
+
+    @property
+    def places(self) -> tuple[Address, ...]:
+        """Where to read it: one directory with the same paths below it as the source, or a file for each disk."""
+
+    @property
+    def moment(self) -> datetime:
+        """What it shows (UTC): whatever was written before is in it."""
+
+    @property
+    def consistency(self) -> Consistency:
+        """What was reached."""
+
+
+class Snapshotter(Protocol):
+    """Whoever makes views of one moment elsewhere than beside the disks."""
+
+    def taken(self, disks: Sequence[str], *, application: bool) -> AbstractAsyncContextManager[TakenSnapshot]:
+        """A view of these disks (as people write their paths), given back when the context ends. Whatever was frozen
+        for it goes on already. BusyError if it can't be had now."""

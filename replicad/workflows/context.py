@@ -17,7 +17,8 @@ class Context:
     """Made by the composition root.
 
     `hashing` is the executor that chunks are hashed on; `cache` is a share of this host for what can be had again (the
-    manifests that it wrote last), or None; `new_id` gives 32 hexadecimal digits that nobody has guessed or used.
+    manifests that it wrote last), or None; `new_id` gives 32 hexadecimal digits that nobody has guessed or used;
+    `state` is a share of this host for what must not be lost (how to thaw what is frozen), or None.
     """
 
     clock: Clock
@@ -28,3 +29,4 @@ class Context:
     cache: Share | None
     observe: Observer
     version: str
+    state: Share | None = None

@@ -1,0 +1,1 @@
+"""The user's own commands: what lets a machine's disks stand still, and what makes a view of one moment of them."""

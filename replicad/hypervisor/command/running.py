@@ -1,0 +1,150 @@
+"""Running the user's own commands of one machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import PurePath
+
+from replicad.hypervisor.thawing import KIND, Undo
+from replicad.model.errors import BusyError, ConfigError, IntegrityError, PermanentError
+from replicad.model.names import printable
+from replicad.model.points import Consistency
+from replicad.model.progress import Observer, Said
+from replicad.storage.programs import MAX_VARIABLE_BYTES, NotStartedError, environment_for, run_program
+
+from .printed import Printed
+
+UNDO_KIND = "command"
+"""The kind of what `undo_command` undoes."""
+_MAX_SAID_CHARS = 200
+
+
+class Phase(StrEnum):
+    """What a command is run for; the values are the keys of the configuration, and `REPLICAD_PHASE`."""
+
+    FREEZE = "freeze"
+    THAW = "thaw"
+    SNAPSHOT = "snapshot"
+    RELEASE = "release"
+
+
+_VERBS = {
+    Phase.FREEZE: "freeze",
+    Phase.THAW: "thaw",
+    Phase.SNAPSHOT: "take a snapshot of",
+    Phase.RELEASE: "release the snapshot of",
+}
+_HINTS = {
+    Phase.FREEZE: "Run it by hand to see why; the log has what it said.",
+    Phase.THAW: "THE MACHINE MAY STILL BE FROZEN: thaw it by hand; the log has what the command said.",
+    Phase.SNAPSHOT: "Run it by hand to see why; the log has what it said.",
+    Phase.RELEASE: "The snapshot may still be there: remove it by hand; the log has what the command said.",
+}
+
+
+class CommandNotStartedError(ConfigError):
+    """A command of the configuration can't be started, so nothing of what it does can have happened."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One command, what it is run for, and what it is told: the paths of the disks, and what is `wanted` of them."""
+
+    vm: str
+    phase: Phase
+    arguments: tuple[str, ...]
+    disks: tuple[str, ...]
+    wanted: Consistency
+    timeout_s: float
+
+    def variables(self) -> dict[str, str]:
+        """What its environment says of it."""
+        return {
+            "REPLICAD_VM": self.vm,
+            "REPLICAD_DISKS": "\n".join(self.disks),
+            "REPLICAD_PHASE": self.phase.value,
+            "REPLICAD_WANTED": self.wanted.value,
+        }
+
+    def as_how(self) -> dict[str, str]:
+        """For the freeze journal."""
+        return {
+            KIND: UNDO_KIND,
+            "phase": self.phase.value,
+            "arguments": json.dumps(self.arguments),
+            "disks": json.dumps(self.disks),
+            "wanted": self.wanted.value,
+            "timeout_s": str(self.timeout_s),
+        }
+
+
+async def run(call: Call, observe: Observer) -> Printed:
+    """Run a command to its end; what it printed.
+
+    What it prints is told to `observe`, line by line. CommandNotStartedError if it can't be started, else BusyError if
+    it fails or takes longer than its time. It has ended with all it started, also when this is cancelled.
+    """
+    program = printable(call.arguments[0])
+    named = printable(PurePath(call.arguments[0]).name)
+
+    def say(line: str) -> None:
+        observe(Said(call.vm, f"{call.phase} ({named})", line))
+
+    variables = call.variables()
+    if len(variables["REPLICAD_DISKS"].encode()) > MAX_VARIABLE_BYTES:
+        answer = f"the paths of its {len(call.disks)} disks are too long for REPLICAD_DISKS"
+        raise PermanentError(_VERBS[call.phase], call.vm, answer, "Make several machines of it.")
+    printed = Printed(say)
+    try:
+        ended = await run_program(
+            call.arguments,
+            stdin=b"",
+            environ=environment_for(variables),
+            timeout_s=call.timeout_s,
+            hear=printed.hear,
+            stderr_apart=True,
+        )
+    except NotStartedError as error:
+        raise CommandNotStartedError(
+            _VERBS[call.phase], call.vm, f"{program} {error}", f"Check 'consistency.{call.phase}' of it."
+        ) from None
+    finally:
+        printed.end()
+    if ended.failure is not None:
+        said = f" (it said: {printed.last[:_MAX_SAID_CHARS]})" if printed.last else ""
+        failure = ended.failure.removeprefix("it ")
+        raise BusyError(_VERBS[call.phase], call.vm, f"{program} {failure}{said}", _HINTS[call.phase])
+    return printed
+
+
+def consistency_said(printed: Printed) -> Consistency | None:
+    """What the last line on stdout says was reached, if it is `application` or `crash`."""
+    last = printed.last_on_stdout.lower()
+    return next((c for c in (Consistency.APPLICATION, Consistency.CRASH) if last == c.value), None)
+
+
+def undo_command(observe: Observer) -> Undo:
+    """What undoes, for the freeze journal, what a process that died has done by a command."""
+
+    async def undo(vm: str, how: Mapping[str, str]) -> None:
+        await run(_call_of(vm, how), observe)
+
+    return undo
+
+
+def _call_of(vm: str, how: Mapping[str, str]) -> Call:
+    try:
+        arguments, disks = (tuple(str(one) for one in json.loads(how[key])) for key in ("arguments", "disks"))
+        call = Call(
+            vm, Phase(how["phase"]), arguments, disks, Consistency(how["wanted"]), float(how["timeout_s"])
+        )  # fmt: skip
+    except (KeyError, ValueError, TypeError):
+        raise IntegrityError(
+            "thaw", vm, "what was written down of how to do it makes no sense", "Thaw it by hand."
+        ) from None
+    if not call.arguments:
+        raise IntegrityError("thaw", vm, "no command was written down for it", "Thaw it by hand.")
+    return call
