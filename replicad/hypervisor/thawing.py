@@ -132,9 +132,10 @@ class OpenPage:
                     raise
 
     async def undo_left(self) -> ReplicadError | None:
-        """Undo all that stands there, the newest first; the first error, when the others were tried."""
+        """Undo all that stands there, the oldest first, as it has stood still for longest; the first error, when the
+        others were tried."""
         failed: ReplicadError | None = None
-        for entry in reversed(self._page.entries):
+        for entry in self._page.entries:
             self._observe(
                 Alarmed(
                     f"{self._page.vm}: the '{entry.key}' that was due after {entry.since:%Y-%m-%d %H:%M:%S} UTC was "

@@ -50,32 +50,32 @@ class CommandSnapshots:
     async def taken(self, disks: Sequence[str], *, application: bool) -> AsyncIterator[TakenSnapshot]:
         wanted = Consistency.APPLICATION if application else Consistency.CRASH
         call = Call(self.vm, Phase.SNAPSHOT, self.snapshot, tuple(disks), wanted, self.timeout_s)
-        async with self.journal.of(self.vm) as page, self._released(page, call) as begun:
+        async with self.journal.of(self.vm) as page, AsyncExitStack() as released:
             reached = Consistency.CRASH
             async with AsyncExitStack() as frozen:
                 if self.freezer is not None:
                     freezing = self.freezer.frozen_on(page, disks, application=application)
                     reached = await frozen.enter_async_context(freezing)
+                begun = await self._to_be_released(released, page, call)
                 moment = self.clock.now()
                 said = await begun.run(call, self.observe)
             word = consistency_said(said)
             places = read_places(self.vm, said, len(disks))
             yield TakenSnapshot(places, moment, word or reached)
 
-    @asynccontextmanager
-    async def _released(self, page: OpenPage, snapshot: Call) -> AsyncIterator[_Begun]:
+    async def _to_be_released(self, stack: AsyncExitStack, page: OpenPage, snapshot: Call) -> _Begun:
+        """Have it released in the end. Not written down earlier than now: a `release` may fail where nothing is."""
         begun = _Begun()
         if self.release is None:
-            yield begun
-            return
+            return begun
         release = Call(self.vm, Phase.RELEASE, self.release, snapshot.disks, snapshot.wanted, self.timeout_s)
 
         async def undo() -> None:
             if begun.may_be_there:
                 await run(release, self.observe)
 
-        async with page.undone(Phase.RELEASE, release.as_how(), undo, is_fatal=False):
-            yield begun
+        await stack.enter_async_context(page.undone(Phase.RELEASE, release.as_how(), undo, is_fatal=False))
+        return begun
 
 
 class _Begun:
