@@ -76,14 +76,15 @@ class OpenPage:
         self._clock = clock
         self._observe = observe
 
-    async def freezing(self, key: str, how: Mapping[str, str]) -> None:
+    async def freezing(self, key: str, how: Mapping[str, str], *, outlasts: bool = False) -> None:
         """Something is about to be frozen; `how` it is undone is durable on return. To be called before.
 
+        What is frozen last is undone first, unless it `outlasts` what stands there already.
         BusyError or PermanentError if it can't be written down: then nothing must be frozen.
         """
         entry = Entry(key, dict(how), self._clock.now())
         try:
-            await self._save((*self._page.entries, entry))
+            await self._save((entry, *self._page.entries) if outlasts else (*self._page.entries, entry))
         except ReplicadError as error:
             kind = BusyError if isinstance(error, TransientError) else PermanentError
             raise kind(
@@ -108,16 +109,17 @@ class OpenPage:
         undo: Callable[[], Awaitable[None]] | None = None,
         *,
         is_fatal: bool = True,
+        outlasts: bool = False,
     ) -> AsyncIterator[None]:
         """Inside, something may be frozen. However that ends it is undone once, also when cancelled: by `undo`, if it
         is given, else by who undoes it after a crash.
 
         If that fails it is warned of, and tried again when the page is opened next; the error is raised if it
-        `is_fatal`.
+        `is_fatal`. `outlasts`: as of `freezing`.
         """
         entry = Entry(key, dict(how), self._clock.now())
         try:
-            await self.freezing(key, how)
+            await self.freezing(key, how, outlasts=outlasts)
         except BaseException:
             # It may have been written all the same, and nothing was frozen.
             await undisturbed(self.thawed(key))
@@ -132,10 +134,9 @@ class OpenPage:
                     raise
 
     async def undo_left(self) -> ReplicadError | None:
-        """Undo all that stands there, the oldest first, as it has stood still for longest; the first error, when the
-        others were tried."""
+        """Undo all that stands there, the newest first; the first error, when the others were tried."""
         failed: ReplicadError | None = None
-        for entry in self._page.entries:
+        for entry in reversed(self._page.entries):
             self._observe(
                 Alarmed(
                     f"{self._page.vm}: the '{entry.key}' that was due after {entry.since:%Y-%m-%d %H:%M:%S} UTC was "

@@ -194,7 +194,9 @@ async def test_a_thaw_that_fails_is_loud_and_is_tried_again() -> None:
     assert (guest.frozen, guest.thaws) == (False, 1)
 
 
-async def test_of_several_things_the_oldest_is_undone_first_and_one_failure_keeps_none_from_it() -> None:
+async def test_of_several_things_the_newest_is_undone_first_but_for_what_outlasts_it_and_one_failure_keeps_none_from_it() -> (
+    None
+):
     share = MemoryShare()
     undone: list[str] = []
     events: list[ProgressEvent] = []
@@ -207,14 +209,15 @@ async def test_of_several_things_the_oldest_is_undone_first_and_one_failure_keep
     holder = LockHolder("host", "machine", "boot", 1, "1", "2026-01-01T00:00:00Z")
     journal = FreezeJournal(share, lambda: holder, SteadyClock().clock(), {"test": undo}, events.append)
     async with journal.of(VM) as page:
+        await page.freezing("agent", {KIND: "test", "what": "agent"})
         await page.freezing("thaw", {KIND: "test", "what": "thaw"})
-        await page.freezing("release", {KIND: "test", "what": "release"})
+        await page.freezing("release", {KIND: "test", "what": "release"}, outlasts=True)
     with pytest.raises(BusyError):
         await journal.undo_left(VM)
-    assert undone == ["thaw", "release"]
+    assert undone == ["thaw", "agent", "release"]
     with pytest.raises(BusyError):
         await journal.undo_left(VM)
-    assert undone == ["thaw", "release", "thaw"]
+    assert undone == ["thaw", "agent", "release", "thaw"]
 
 
 async def test_a_cancelled_cycle_thaws_and_ends_cancelled_even_if_it_is_cancelled_again_and_again() -> None:

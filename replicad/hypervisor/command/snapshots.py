@@ -74,7 +74,8 @@ class CommandSnapshots:
             if begun.may_be_there:
                 await run(release, self.observe)
 
-        await stack.enter_async_context(page.undone(Phase.RELEASE, release.as_how(), undo, is_fatal=False))
+        undone = page.undone(Phase.RELEASE, release.as_how(), undo, is_fatal=False, outlasts=True)
+        await stack.enter_async_context(undone)
         return begun
 
 
