@@ -12,6 +12,7 @@ from tests.support.guest.disks import make_disk as make_disk
 from tests.support.guest.image import GuestImage as GuestImage
 from tests.support.guest.image import NoGuestError as NoGuestError
 from tests.support.guest.image import build_guest as build_guest
+from tests.support.guest.image import guest_image as guest_image
 from tests.support.guest.monitor import Monitor as Monitor
 from tests.support.guest.monitor import RefusedError as RefusedError
 from tests.support.guest.monitor import agent as agent

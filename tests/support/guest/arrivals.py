@@ -67,6 +67,8 @@ class Arrivals:
         self.beats_s: list[float] = []
         self.lost_beats = 0
         self.closed = False
+        self.waiting_for_beats = 0
+        """How many want to be told of each heartbeat; else the event loop is left alone."""
         self._loop = asyncio.get_running_loop()
         self._changed = changed
         self._last_beat = 0
@@ -152,3 +154,5 @@ class Arrivals:
             self.lost_beats += (number - self._last_beat - 1) % 256
             self._last_beat = number
             self.beats_s.append(time.monotonic() - since_s)
+        if self.waiting_for_beats:
+            self._loop.call_soon_threadsafe(self._changed)

@@ -23,7 +23,7 @@ def make_disk(path: Path, size_bytes: int = 256 * _MIB, kind: DiskKind = "dynami
         with raw.open("wb") as file:
             file.truncate(size_bytes)
         made_later = "lazy_itable_init=0,lazy_journal_init=0,nodiscard"
-        run("mkfs.ext4", "-q", "-F", "-m", "0", "-E", made_later, "-J", "size=8", "-N", "1024", str(raw))
+        run("mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-E", made_later, "-J", "size=8", "-N", "1024", str(raw))
         if kind == "raw":
             raw.rename(path)
             return path

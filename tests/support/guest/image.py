@@ -19,8 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 _SOURCE = Path(__file__).with_name("init.c")
-_CACHE = Path(__file__).parents[3] / ".venv" / "guest"
+CACHE = Path(__file__).parents[3] / ".venv" / "guest"
 _KERNEL = "linux-image-cloud-amd64"
 _AGENT = "qemu-guest-agent"
 _PROGRAMS = {"qemu-system-x86_64": "qemu-system-x86", "qemu-img": "qemu-utils", "gcc": "gcc", "dpkg-deb": "dpkg"}
@@ -48,7 +50,7 @@ class GuestImage:
     initramfs_with_agent: Path
 
 
-def build_guest() -> GuestImage:
+def build_guest(cache: Path = CACHE) -> GuestImage:
     """The guest, made if it is not there yet (seconds); safe in parallel processes.
 
     Raises `NoGuestError` with one sentence.
@@ -58,14 +60,23 @@ def build_guest() -> GuestImage:
             raise NoGuestError(f"the test guest needs {program}: run `make test`, or `apt-get install {package}`")
     # Made anew when what it is made from changes.
     digest = hashlib.sha256(_SOURCE.read_bytes() + Path(__file__).read_bytes()).hexdigest()[:16]
-    made = _CACHE / digest
-    with _lock(_CACHE / "lock"):
+    made = cache / digest
+    with _lock(cache / "lock"):
         if not made.is_dir():
-            unpacked = _unpacked_packages()
-            with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
+            unpacked = _unpacked_packages(cache)
+            with tempfile.TemporaryDirectory(dir=cache) as scratch:
                 _make(unpacked, Path(scratch) / "guest")
                 (Path(scratch) / "guest").rename(made)
     return GuestImage(made / "kernel", made / "initramfs", made / "initramfs-agent")
+
+
+@pytest.fixture(scope="session")
+def guest_image() -> GuestImage:
+    """The guest; a test fails with one sentence where it can't be had."""
+    try:
+        return build_guest()
+    except NoGuestError as error:
+        pytest.fail(str(error), pytrace=False)
 
 
 @contextmanager
@@ -76,12 +87,12 @@ def _lock(path: Path) -> Iterator[None]:
         yield
 
 
-def _unpacked_packages() -> Path:
+def _unpacked_packages(cache: Path) -> Path:
     """The directory that the packages are unpacked in."""
-    unpacked = _CACHE / "packages"
+    unpacked = cache / "packages"
     if unpacked.is_dir():
         return unpacked
-    with tempfile.TemporaryDirectory(dir=_CACHE) as scratch:
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
         kernel = _real_kernel_package()
         _run("apt-get", "download", "-qq", kernel, _AGENT, cwd=Path(scratch))
         for package in Path(scratch).glob("*.deb"):
@@ -111,9 +122,9 @@ def _make(unpacked: Path, guest: Path) -> None:
     guest.mkdir()
     kernels = list((unpacked / "boot").glob("vmlinuz-*"))
     if len(kernels) != 1:
-        raise NoGuestError(f"the package {_KERNEL} has {len(kernels)} kernels: remove {_CACHE} and try again")
-    shutil.copyfile(kernels[0], guest / "kernel")
-    init = guest / "init"
+        raise NoGuestError(f"the package {_KERNEL} has {len(kernels)} kernels: remove {unpacked} and try again")
+    (guest / "kernel").hardlink_to(kernels[0])
+    init = guest.with_name("init")
     _run("gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static", "-s", "-o", str(init), str(_SOURCE))
     modules = unpacked / "lib" / "modules" / kernels[0].name.removeprefix("vmlinuz-") / "kernel"
     files = [("init", init), *((f"modules/{Path(name).name}.ko", modules / f"{name}.ko") for name in _MODULES)]

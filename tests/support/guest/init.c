@@ -186,10 +186,18 @@ static int write_record(uint64_t number, uint32_t smallest) {
     return bad;
 }
 
+static void put(const char *path, const char *text) {
+    int file = open(path, O_WRONLY | O_CLOEXEC);
+    if (write(file, text, strlen(text)) < 0) dprintf(2, "guest: %s: %s\n", path, strerror(errno));
+    close(file);
+}
+
 /* Writes, overwrites and deletes files that nobody reads, without syncing: blocks move, and the journal works. */
 static void churn(uint64_t bytes_per_s) {
     static char block[65536];
     char path[64];
+    /* Within a second on the disks, not in half a minute. */
+    put("/proc/sys/vm/dirty_writeback_centisecs", "30"), put("/proc/sys/vm/dirty_expire_centisecs", "30");
     for (uint64_t next = now_ns();; next += sizeof block * 1000000000u / bytes_per_s) {
         uint64_t word = random_word();
         sprintf(path, "/disk%d/churned/%u", mounted[word % disks], (unsigned)(word >> 8) % CHURNED_FILES);

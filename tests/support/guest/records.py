@@ -63,8 +63,10 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Slot:
-    number: int | None  # None: something that is no whole record
+class Slot:
+    """What is in a slot: a record with its number, nothing (0), or something that is no whole record (None)."""
+
+    number: int | None
     ring: Ring | None = None
 
 
@@ -79,21 +81,22 @@ def read_records(directories: Sequence[Path]) -> Found:
         for file in range(ring.files)
         for slot, found in enumerate(_read_file(directory / "records" / str(file), ring))
     }
-    return _judged(ring, slots)
+    return judge(ring, slots)
 
 
-def _judged(ring: Ring, slots: Mapping[tuple[int, int, int], _Slot]) -> Found:
+def judge(ring: Ring, slots: Mapping[tuple[int, int, int], Slot]) -> Found:
+    """What these slots, by disk, file and slot, say; those that are left out are empty."""
     highest = max((found.number for found in slots.values() if found.number), default=0)
     missing = []
     torn = 0
     for number in range(max(1, highest - ring.disks * ring.slots + 1), highest + 1):
-        found = slots.get(ring.place(number), _Slot(0))
+        found = slots.get(ring.place(number), Slot(0))
         if found.number != number and not ring.excused(number, highest):
             missing.append(number)
             torn += found.number is None
     # And in slots in which nothing was written yet.
     for number in range(highest + 2, ring.disks * ring.slots):
-        torn += slots.get(ring.place(number), _Slot(0)).number is None
+        torn += slots.get(ring.place(number), Slot(0)).number is None
     return Found(highest, missing[0] - 1 if missing else highest, tuple(missing), torn)
 
 
@@ -109,18 +112,18 @@ def _ring(directories: Sequence[Path]) -> Ring | None:
     return None
 
 
-def _read_file(path: Path, ring: Ring) -> list[_Slot]:
+def _read_file(path: Path, ring: Ring) -> list[Slot]:
     content = path.read_bytes() if path.exists() else b""
     starts = range(0, len(content), ring.slot_bytes)
     return [_slot(content[start : start + ring.slot_bytes]) for start in starts][: ring.per_file]
 
 
-def _slot(content: bytes) -> _Slot:
+def _slot(content: bytes) -> Slot:
     head = content[: _HEAD.size].ljust(_HEAD.size, b"\0")
     if not any(head):
-        return _Slot(0)
+        return Slot(0)
     magic, checksum, number, size, disks, _, files, per_file, slot_bytes, _, _ = _HEAD.unpack(head)
     whole = magic == _MAGIC and _HEAD.size <= size <= len(content)
     if not whole or xxhash.xxh64_intdigest(content[_CHECKED_FROM:size]) != checksum:
-        return _Slot(None)
-    return _Slot(number, Ring(disks, files, per_file, slot_bytes))
+        return Slot(None)
+    return Slot(number, Ring(disks, files, per_file, slot_bytes))

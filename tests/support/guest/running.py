@@ -126,6 +126,15 @@ class Guest:
         await self.wait_for(lambda: self.durable().number >= number, f"record {number}", timeout_s)
         return self.durable()
 
+    async def wait_heartbeats(self, more: int, timeout_s: float = 60) -> None:
+        """Wait for so many more heartbeats."""
+        wanted = len(self._arrivals.beats_s) + more
+        self._arrivals.waiting_for_beats += 1
+        try:
+            await self.wait_for(lambda: len(self._arrivals.beats_s) >= wanted, f"{more} more heartbeats", timeout_s)
+        finally:
+            self._arrivals.waiting_for_beats -= 1
+
     async def wait_line(self, start: str, timeout_s: float = 60, *, after: int = 0) -> Line:
         """Wait for a line that starts so, among those from the number `after` on."""
         found: list[Line] = []
