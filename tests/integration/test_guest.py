@@ -32,6 +32,8 @@ from tests.support.guest import guest_image as guest_image
 from tests.support.guest.disks import raw_of
 from tests.support.guest.image import CACHE
 
+pytestmark = pytest.mark.root  # disks are checked by mounting them
+
 MIB = 1024 * 1024
 SMALL_RING = Load(rate_per_s=0, files=4, per_file=4, min_bytes=4096, max_bytes=16384)
 """16 records on each disk: a few hundred go round many times."""
@@ -160,6 +162,9 @@ async def test_a_file_system_that_needs_repair_and_one_that_is_none_are_noticed(
     none = check_disk(written)
     assert none.io_errors
     assert not none.sound
+    no_vhdx = check_disk([written[1].rename(written[1].with_suffix(".vhdx"))])
+    assert no_vhdx.io_errors
+    assert not no_vhdx.fsck_clean
 
 
 async def test_the_agent_freezes_the_file_systems_so_that_nothing_need_be_replayed(
@@ -229,18 +234,19 @@ async def test_a_pause_is_measured_by_the_clock_of_the_host(guest_image: GuestIm
         await guest.wait_heartbeats(100)
         ended_s = time.monotonic()
         assert guest.longest_gap(stopped_s, ended_s) >= going_on_s - stopped_s
-        assert guest.longest_gap(ended_s - 0.1, ended_s) < going_on_s - stopped_s
+        assert not [beat_s for beat_s in guest.heartbeats if stopped_s + 0.05 < beat_s < going_on_s]
         assert guest.gaps(stopped_s - 0.1, ended_s).max_s >= going_on_s - stopped_s
 
 
-async def test_a_busy_event_loop_makes_no_gap_in_the_heartbeats(guest_image: GuestImage) -> None:
+async def test_a_busy_event_loop_shifts_no_heartbeat(guest_image: GuestImage) -> None:
     async with running_guest(guest_image, []) as guest:
         await guest.wait_heartbeats(100)
         before_s = time.monotonic()
         time.sleep(0.5)  # noqa: ASYNC251 - holding the loop up is what is tested
         after_s = time.monotonic()
         await guest.wait_heartbeats(10)
-        assert guest.longest_gap(before_s, after_s) < 0.4
+        # There are 250 on a machine with nothing else to do; read late, all would be after it.
+        assert len([beat_s for beat_s in guest.heartbeats if before_s < beat_s < after_s]) > 10
 
 
 async def test_disks_that_are_missing_or_read_only_are_told_and_the_others_are_written(

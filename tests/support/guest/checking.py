@@ -42,24 +42,26 @@ class Checked:
 def check_disk(disks: Sequence[Path], scratch: Path | None = None) -> Checked:
     """Check copies of the disks, in their order, here: ext4 replays its journal, Python reads. Needs root. Blocks.
 
-    No guest may run on them. The copies lie in `scratch`, which is by default below the directory of the first disk.
+    No guest may run on them. The copies lie below `scratch`, by default the system's directory for such files.
     """
-    with tempfile.TemporaryDirectory(prefix=".checked-", dir=scratch or disks[0].parent) as directory:
-        raws = [raw_of(disk, _made(Path(directory) / str(number))) for number, disk in enumerate(disks)]
-        errors: list[str] = []
-        found = Found(0, 0, (), 0)
+    raws: list[Path] = []
+    errors: list[str] = []
+    found = Found(0, 0, (), 0)
+    with tempfile.TemporaryDirectory(prefix="replicad-checked-", dir=scratch) as directory:
         with contextlib.ExitStack() as stack:
             try:
+                for number, disk in enumerate(disks):
+                    raws.append(raw_of(disk, _made(Path(directory) / str(number))))
                 found = read_records([stack.enter_context(_mounted(raw)) for raw in raws])
             except (OSError, AssertionError) as error:
                 errors.append(str(error))
-        clean = [_is_clean(raw) for raw in raws]
-    return Checked(found.through, found.highest, found.torn, all(clean), tuple(errors))
+        clean = len(raws) == len(disks) and all(map(_is_clean, raws))
+    return Checked(found.through, found.highest, found.torn, clean, tuple(errors))
 
 
 async def check_disk_by_booting(image: GuestImage, disks: Sequence[Path], scratch: Path | None = None) -> Checked:
     """The same by a guest that boots on the copies: its kernel replays the journal, its program reads."""
-    with tempfile.TemporaryDirectory(prefix=".checked-", dir=scratch or disks[0].parent) as directory:
+    with tempfile.TemporaryDirectory(prefix="replicad-checked-", dir=scratch) as directory:
         copies = [
             copy_disk(disk, _made(Path(directory) / str(number)) / disk.name) for number, disk in enumerate(disks)
         ]
