@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from .extents import Extent
-from .points import Provenance
+from .points import Provenance, Trust
 
 
 class Outside(Enum):
@@ -20,12 +20,14 @@ class Outside(Enum):
 
 @dataclass(frozen=True, slots=True)
 class ChangeSet:
-    """`extents` is a normal sequence. `note` is a clause for people: why it is no narrower, where that needs a word."""
+    """`extents` is a normal sequence. `note` is a clause for people: why it is no narrower, where that needs a word.
+    `trust` is there if it is no narrower because a tracker was found wrong."""
 
     extents: tuple[Extent, ...]
     outside: Outside
     provenance: Provenance
     note: str = ""
+    trust: Trust | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,8 @@ class SourceDisk:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDisk:
-    """A disk of the next point; `known` is its state at the latest one, None if that does not have it."""
+    """A disk of the next point; `known` is its state at the latest one, None if that does not have it. `reason`: why it is
+    looked at, if there is more to it than how its changes are known."""
 
     source: SourceDisk
     known: DiskState | None
@@ -72,5 +73,5 @@ def _plan_disk(source: SourceDisk, known: DiskState | None, chunk_bytes: int | N
     elif source.size_bytes != known.size_bytes:
         reason = f"it {'grew' if source.size_bytes > known.size_bytes else 'shrank'} from {known.size_bytes} bytes"
     else:
-        reason = "full scan: it is read and compared with the manifest"
+        reason = ""
     return PlannedDisk(source, known, known.chunk_bytes, reason)

@@ -6,7 +6,7 @@ lower-case hexadecimal text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -105,11 +105,38 @@ class UndoReference:
 
 
 @dataclass(frozen=True, slots=True)
+class Mistake:
+    """A tracker was wrong: it called chunks unchanged that were not. `chunk` is the first of the `chunks` that were
+    found among those looked at, at the time `found` (UTC)."""
+
+    tracker: Provenance
+    chunk: int
+    chunks: int
+    found: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What came of looking at some of the chunks that a tracker called unchanged: `checked_chunks` of
+    `unchanged_chunks`, chosen at random, before anything of the disk was sent. With a `mistake` all of the disk was
+    read after that, in this cycle or in the one that went on with it."""
+
+    checked_chunks: int
+    unchanged_chunks: int
+    mistake: Mistake | None = None
+
+
+LEFT_OUT = {"left out": True}
+"""Metadata of a field that a record has only if it says something: those of older versions have none."""
+
+
+@dataclass(frozen=True, slots=True)
 class DiskState:
     """One disk (or configuration file) as a point holds it.
 
     `id` stays the same from the cycle in which the disk appeared until it is gone. `undo` is None if the disk is as it
-    was in the point before, or was not there.
+    was in the point before, or was not there. `trust` is None where no tracker was believed or found wrong. `note` says
+    in a clause why no tracker was believed; empty where that needs no word.
     """
 
     id: str
@@ -122,6 +149,8 @@ class DiskState:
     manifest: ManifestReference
     undo: UndoReference | None
     statistics: Statistics
+    trust: Trust | None = field(default=None, metadata=LEFT_OUT)
+    note: str = field(default="", metadata=LEFT_OUT)
 
 
 @dataclass(frozen=True, slots=True)

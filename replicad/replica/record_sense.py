@@ -22,6 +22,7 @@ from replicad.model.points import (
     RecoveryPoint,
     RemovedDisk,
     ReplicaRecord,
+    Trust,
     UndoReference,
 )
 
@@ -89,6 +90,8 @@ def _in_disks(disks: Iterable[DiskState | RemovedDisk | PendingDisk]) -> Iterato
             yield f"a size of {disk.size_bytes} bytes of {disk.path!r}"
         if not isinstance(disk, PendingDisk) and disk.undo is not None:
             yield from _in_undo(disk.path, disk.undo)
+        if isinstance(disk, DiskState) and disk.trust is not None:
+            yield from _in_trust(disk.path, disk.trust)
 
 
 def _in_places(paths: Sequence[str]) -> Iterator[str]:
@@ -117,6 +120,16 @@ def _in_undo(path: str, undo: UndoReference) -> Iterator[str]:
         yield f"a size of {undo.previous_size_bytes} bytes of {path!r}"
     if not _is_hex(undo.digest, 32) or min(undo.length_bytes, undo.batches) < 0 or not is_undo_file(undo.file, path):
         yield f"the undo log of {path!r}"
+
+
+def _in_trust(path: str, trust: Trust) -> Iterator[str]:
+    mistake = trust.mistake
+    if not 0 <= trust.checked_chunks <= trust.unchanged_chunks <= _MAX_COUNT:
+        yield f"the chunks of {path!r} that were checked"
+    if mistake is not None and not (0 <= mistake.chunk <= _MAX_COUNT and 0 < mistake.chunks <= trust.checked_chunks):
+        yield f"the mistake about {path!r}"
+    if mistake is not None and mistake.found.utcoffset() != timedelta(0):
+        yield f"the time {mistake.found.isoformat()} of {path!r} is not in UTC"
 
 
 def _in_removed(point: RecoveryPoint) -> Iterator[str]:

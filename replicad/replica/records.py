@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import fields, is_dataclass
+from dataclasses import Field, fields, is_dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, TypeVar
@@ -38,7 +38,7 @@ _HINTS: dict[type, str] = {
 
 def _plain(value: object) -> Any:
     if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {f.name: _plain(given) for f in fields(value) if (given := getattr(value, f.name)) or not _left_out(f)}
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, datetime):
@@ -46,6 +46,10 @@ def _plain(value: object) -> Any:
     if isinstance(value, tuple):
         return [_plain(v) for v in value]
     return value
+
+
+def _left_out(field: Field[Any]) -> bool:
+    return "left out" in field.metadata
 
 
 def _canonical(document: dict[str, Any]) -> bytes:

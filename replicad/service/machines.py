@@ -15,6 +15,7 @@ from replicad.tracking.marks import MarkStore
 from replicad.tracking.port import ChangeSource, Tracker, View
 from replicad.tracking.selection import Selection
 from replicad.tracking.tracked import TrackedSource
+from replicad.tracking.unchanged import UnchangedFileTracker
 from replicad.workflows.context import Context
 from replicad.workflows.replicate import ReplicationJob
 
@@ -44,6 +45,7 @@ async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) ->
     match consistency.method:
         case "none":
             view = HeldView(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, ctx.clock)
+            tracker = UnchangedFileTracker(ctx.clock)
         case "command":
             view = command_view(settings, share, selection, journal, shares, ctx)
         case "reflink":
@@ -61,6 +63,9 @@ async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) ->
 
 async def open_machine(settings: VirtualMachine, shares: Shares, ctx: Context, *, resync: bool = False) -> Machine:
     """Open both of the VM's shares. Raises what connecting raises."""
-    job = ReplicationJob(settings.name, str(settings.source), settings.chunk_size_bytes, resync, settings.keep)
+    job = ReplicationJob(
+        settings.name, str(settings.source), settings.chunk_size_bytes, resync, settings.keep,
+        settings.consistency.sample,
+    )  # fmt: skip
     source = await open_source(settings, shares, ctx)
     return Machine(job, source, await shares.open_replica(settings))

@@ -83,16 +83,16 @@ class HeldView:
                 file = await opened.enter_async_context(await self.share.open(selected.path, mode))
                 held.append(SnapshotFile(selected.path, selected.kind, selected.named, file, 0, 0))
             # Sizes count from here on: the last hold is granted.
-            sized = [await self._sized(file) for file in held]
+            sized = [await self._sized(file, held=mode is OpenMode.HOLD) for file in held]
             taken = self.clock.now()
             files.push_async_exit(opened.pop_all())
         links = tuple(f"'{link}' is a symbolic link, and links are not followed" for link in selected_files.links)
         return Seen(tuple(sized), consistency, taken, (*warnings, *links), _confirmation(tuple(sized), consistency))
 
-    async def _sized(self, file: SnapshotFile) -> SnapshotFile:
+    async def _sized(self, file: SnapshotFile, *, held: bool) -> SnapshotFile:
         size_bytes = (await file.file.identity()).size_bytes
         allocated_bytes = (await self.share.stat(file.path)).allocated_bytes
-        return SnapshotFile(file.path, file.kind, file.named, file.file, size_bytes, allocated_bytes)
+        return SnapshotFile(file.path, file.kind, file.named, file.file, size_bytes, allocated_bytes, held)
 
 
 def _confirmation(files: tuple[SnapshotFile, ...], consistency: Consistency) -> Callable[[], Awaitable[None]]:

@@ -5,6 +5,7 @@ To lose it costs a full scan, never a point: a mark counts only for the very sta
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from replicad.model.changes import BaseState
 from replicad.model.errors import IntegrityError, NotFoundError
-from replicad.model.points import Provenance
+from replicad.model.points import Provenance, Trust
 from replicad.storage.documents import read_whole, replace_whole
 from replicad.storage.port import Share
 
@@ -33,12 +34,31 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Doubt:
+    """A tracker was found wrong about what changed of one file since one state, and no point was committed after it."""
+
+    path: str
+    state: BaseState
+    trust: Trust
+
+
+@dataclass(frozen=True, slots=True)
 class Marks:
-    """All that is remembered for one replica; `application_at` is when the guest was last quiesced for a point."""
+    """All that is remembered for one replica.
+
+    `application_at` is when the guest was last quiesced for a point, and `application_next` when it was for the one
+    that is about to be committed.
+    """
 
     format: int = _FORMAT
     marks: tuple[Mark, ...] = ()
     application_at: datetime | None = None
+    doubts: tuple[Doubt, ...] = ()
+    application_next: datetime | None = None
+
+    def doubt(self, path: str, state: BaseState) -> Doubt | None:
+        """What was found wrong about a file since this very state."""
+        return next((d for d in self.doubts if d.path == path and d.state == state), None)
 
     def of(self, path: str, state: BaseState, tracker: Provenance) -> Mark | None:
         """The mark of a file in this very state, if this tracker made one."""
@@ -47,7 +67,13 @@ class Marks:
         )
 
 
-_ADAPTER: TypeAdapter[Marks] = TypeAdapter(Marks)
+@dataclass(frozen=True, slots=True)
+class _Sealed:
+    seal: str
+    marks: Marks
+
+
+_ADAPTER: TypeAdapter[_Sealed] = TypeAdapter(_Sealed)
 
 
 class MarkStore:
@@ -63,10 +89,11 @@ class MarkStore:
         except (NotFoundError, IntegrityError):
             return Marks()
         try:
-            marks = _ADAPTER.validate_json(data)
+            found = _ADAPTER.validate_json(data)
         except ValidationError:
             return Marks()
-        return marks if marks.format == _FORMAT else Marks()
+        # A byte that changed by itself must not become a change that is not looked at.
+        return found.marks if found.marks.format == _FORMAT and _encode(found.marks) == data else Marks()
 
     async def save(self, replica_id: str, marks: Marks) -> None:
         """Put it in place of what was remembered, durably. Raises what the share raises."""
@@ -79,4 +106,5 @@ def _path(replica_id: str) -> str:
 
 
 def _encode(marks: Marks) -> bytes:
-    return _ADAPTER.dump_json(marks, indent=1)
+    seal = hashlib.blake2b(_ADAPTER.dump_json(_Sealed("", marks)), digest_size=32, person=b"replicad.marks")
+    return _ADAPTER.dump_json(_Sealed(seal.hexdigest(), marks), indent=1)

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from replicad.model.address import Address
 from replicad.model.changes import BaseState, ChangeSet
-from replicad.model.points import Consistency, FileKind, Provenance
+from replicad.model.points import Consistency, FileKind, Provenance, Trust
 from replicad.storage.port import ShareFile
 
 Facts = Mapping[str, str]
@@ -41,6 +41,8 @@ class SnapshotFile:
     size_bytes: int
     allocated_bytes: int
     """The room that it takes at the source, as far as that can be told."""
+    held: bool = False
+    """It is the source's own file, and as long as the view is open nobody can write it: else reading raises."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,9 @@ class Snapshot:
 
     The promise holds as long as reading raises nothing and `confirm` returns, called after the last byte was read.
     `changes(file, since)` tells where a file may differ from a state of before; None: nothing is known of it.
+    `mistaken(file, since, trust)`: what `changes` told was found wrong. All that is remembered of that file is
+    forgotten at once, and the change set that comes back is all of it; it, and those of later cycles that start from
+    the same state, bear the `trust`. It never raises for what this host can't remember, and tells of it.
     `keep(states)` has a later cycle ask for changes since this snapshot, whose files are those states on the replica;
     it is called before the point is committed, and leaves in place what was kept until then. It never raises: what
     can't be kept costs a full scan.
@@ -61,6 +66,7 @@ class Snapshot:
     confirm: Callable[[], Awaitable[None]]
     changes: Callable[[SnapshotFile, BaseState | None], Awaitable[ChangeSet]]
     keep: Callable[[Mapping[str, BaseState]], Awaitable[None]]
+    mistaken: Callable[[SnapshotFile, BaseState, Trust], Awaitable[ChangeSet]]
 
 
 class ChangeSource(Protocol):

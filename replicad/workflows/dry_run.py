@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from replicad.model.changes import BaseState
+from replicad.model.changes import BaseState, ChangeSet
 from replicad.model.errors import NotFoundError
 from replicad.model.manifest import Manifest
 from replicad.model.plan import PlannedDisk, SourceDisk, plan_cycle
-from replicad.model.points import CycleKind
+from replicad.model.points import CycleKind, Provenance
 from replicad.model.progress import PhaseStarted, Warned, warn_once
 from replicad.replica.directory import Replica, check_belongs, list_numbers, open_replica, read_point
 from replicad.replica.disk_update import SavedBatch, Stretch
@@ -114,4 +114,11 @@ async def _compare(
     tally = await send_changes(file.file, changes, known, hashing, counter, ctx)
     resized = disk.known is not None and disk.known.size_bytes != file.size_bytes
     action = "initial" if disk.known is None else "delta" if tally.changed_bytes or resized else "unchanged"
-    return DryDisk(file.path, action, tally.scanned_bytes, tally.changed_bytes, counter.to_send_bytes, disk.reason)
+    reason = "; ".join(part for part in (disk.reason, _how(changes)) if part) if since is not None else disk.reason
+    return DryDisk(file.path, action, tally.scanned_bytes, tally.changed_bytes, counter.to_send_bytes, reason)
+
+
+def _how(changes: ChangeSet) -> str:
+    if changes.provenance is Provenance.FULL_SCAN:
+        return f"full scan: {changes.note or 'it is read and compared with the manifest'}"
+    return f"changes known by {changes.provenance.value}"

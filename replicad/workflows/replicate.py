@@ -22,6 +22,7 @@ from replicad.model.points import (
 )
 from replicad.model.progress import PhaseStarted, Warned, warn_once
 from replicad.model.retention import Keep
+from replicad.model.tracking_words import mistake_in_words
 from replicad.replica.cycle import Cycle, begin_cycle, choose_new_disks
 from replicad.replica.directory import Replica, adopt_source, check_belongs, create_replica, open_replica
 from replicad.replica.fence import Fence
@@ -44,7 +45,8 @@ class ReplicationJob:
     """What is replicated: the VM, its source's name for people, and the chunk size for new disks (None: one that fits).
 
     `resync`: believe neither the manifest nor what the replica was made from; read both sides. `keep`: which points to
-    keep once the cycle has committed its own; None: all of them.
+    keep once the cycle has committed its own; None: all of them. `sample`: which part of what a tracker calls unchanged
+    is looked at all the same, 0 to 1, and at least a few chunks.
     """
 
     vm: str
@@ -52,6 +54,7 @@ class ReplicationJob:
     chunk_bytes: int | None = None
     resync: bool = False
     keep: Keep | None = None
+    sample: float = 0.001
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,12 @@ async def replicate(
             files = {f.path: f for f in snapshot.files}
             with _telling_how_to_go_on():
                 sent = [
-                    await send_disk(disk, files[disk.source.path], snapshot, cycle, resync=job.resync, ctx=ctx)
+                    await send_disk(
+                        disk, files[disk.source.path], snapshot, cycle, resync=job.resync, sample=job.sample, ctx=ctx
+                    )
                     for disk in plan.disks
                 ]
+            warnings = (*warnings, *(text for s in sent if (text := _mistake_of(s.state))))
             await snapshot.confirm()
             states = {s.state.path: BaseState(s.state.id, s.state.manifest.digest) for s in sent}
             await snapshot.keep(states)
@@ -225,6 +231,10 @@ async def _check_room(replica: Replica, snapshot: Snapshot, new: frozenset[str])
             f"Make room for {needed_bytes - free_bytes} bytes more, or choose another replica share; nothing was sent.",
             missing_bytes=needed_bytes - free_bytes,
         )  # fmt: skip
+
+
+def _mistake_of(disk: DiskState) -> str:
+    return "" if disk.trust is None else mistake_in_words(disk.path, disk.trust)
 
 
 def _describe(
