@@ -20,8 +20,8 @@ class SourceDisk:
 
 @dataclass(frozen=True, slots=True)
 class PlannedDisk:
-    """A disk of the next point; `known` is its state at the latest one, None if that does not have it. `reason`: why it is
-    looked at, if there is more to it than how its changes are known."""
+    """A disk of the next point; `known` is its state at the latest one, None if that does not have it. `reason`: why it
+    is looked at, if there is more to it than how its changes are known."""
 
     source: SourceDisk
     known: DiskState | None

@@ -18,9 +18,9 @@ from replicad.storage.port import OpenMode
 from replicad.workflows.opening import opened_replica
 from tests.support.crash_points import InlineExecutor
 from tests.support.faulty import CRASHES, Fault, When
-from tests.support.guest import BitmapTracker, CloneTracker, Guest
 from tests.support.tracked_world import TrackedWorld
 from tests.support.world import CHUNK, VM, read_tree
+from tests.support.writing_machine import BitmapTracker, CloneTracker, Guest
 
 LOST = Fault(When.BEFORE, UnreachableError("reach", "nas", "it is gone"))
 LOST_AFTER = Fault(When.AFTER, UnreachableError("reach", "nas", "it is gone"))

@@ -16,8 +16,8 @@ from replicad.tracking.port import ChangeSource, Tracker
 from replicad.tracking.tracked import TrackedSource
 from replicad.workflows.replicate import CycleReport, ReplicationJob, replicate
 from tests.support.faulty import Fault, FaultyShare, crashes
-from tests.support.guest import BitmapTracker, FaultyTracker, Guest, GuestView
 from tests.support.world import CHUNK, VM, World, digests
+from tests.support.writing_machine import BitmapTracker, FaultyTracker, Guest, GuestView
 
 
 class _Part(FaultyShare):
