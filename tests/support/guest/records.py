@@ -12,6 +12,7 @@ import xxhash
 _HEAD = struct.Struct("<8sQQIIIIIIQQ")
 _MAGIC = b"REPLREC1"
 _CHECKED_FROM = 16
+_BLOCK_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +106,9 @@ def _ring(directories: Sequence[Path]) -> Ring | None:
     for directory in directories:
         for path in sorted((directory / "records").glob("*")):
             content = path.read_bytes()
-            if len(content) >= _HEAD.size:
-                ring = _slot(content).ring
-                if ring is not None:
+            # Slots are whole blocks, and the first ones of a file may be the last to be written.
+            for start in range(0, len(content), _BLOCK_BYTES):
+                if content.startswith(_MAGIC, start) and (ring := _slot(content[start:]).ring) is not None:
                     return ring
     return None
 
