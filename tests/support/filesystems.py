@@ -18,8 +18,9 @@ KINDS = tuple(_MAKE)
 
 
 @contextmanager
-def mounted(kind: str, size_bytes: int = 512 * 1024 * 1024) -> Iterator[Path]:
-    """An empty file system of one of `KINDS`, unmounted and removed in the end. The image file is sparse."""
+def mounted(kind: str, size_bytes: int = 512 * 1024 * 1024, options: str = "") -> Iterator[Path]:
+    """An empty file system of one of `KINDS`, unmounted and removed in the end. The image file is sparse. `options` are
+    for its mount, without `loop`."""
     with tempfile.TemporaryDirectory(prefix=f"replicad-{kind}-") as directory:
         image, where = Path(directory) / "image", Path(directory) / "mnt"
         where.mkdir()
@@ -29,7 +30,7 @@ def mounted(kind: str, size_bytes: int = 512 * 1024 * 1024) -> Iterator[Path]:
             with image.open("wb") as file:
                 file.truncate(size_bytes)
             _run(*_MAKE[kind], str(image))
-            _run("mount", "-t", kind, "-o", "loop", str(image), str(where))
+            _run("mount", "-t", kind, "-o", f"loop,{options}" if options else "loop", str(image), str(where))
         try:
             yield where
         finally:
