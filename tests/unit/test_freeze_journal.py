@@ -194,9 +194,7 @@ async def test_a_thaw_that_fails_is_loud_and_is_tried_again() -> None:
     assert (guest.frozen, guest.thaws) == (False, 1)
 
 
-async def test_of_several_the_newest_is_undone_first_but_for_what_outlasts_it_and_a_failure_keeps_none_from_it() -> (
-    None
-):
+async def test_the_newest_is_undone_first_but_for_what_outlasts_it_and_a_failure_keeps_none_from_it() -> None:
     share = MemoryShare()
     undone: list[str] = []
     events: list[ProgressEvent] = []

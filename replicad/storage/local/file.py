@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager, contextmanager
@@ -20,11 +21,14 @@ from replicad.storage.decorated import innermost
 from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, Piece, ShareFile
 
 from . import syscalls
+from .leases import WATCH
 from .threads import CALL_TIMEOUT_S, FLUSH_TIMEOUT_S, Threads
+from .writers import find_writer
 
 T = TypeVar("T")
 
 _WATCH_INTERVAL_S = 0.1
+_NAME_AGAIN_AFTER_S = (0.01, 0.05)
 _ZEROS = bytes(1024 * 1024)
 _COPY_PIECE_BYTES = 64 * 1024 * 1024
 
@@ -77,15 +81,20 @@ class Descriptor:
 class Hold:
     """A read lease: the kernel makes writers wait in their open() until it is given back.
 
-    It is looked at around each read and every tenth of a second besides, and given back the moment that a writer is
-    seen to wait; the kernel would take it away after `fs.lease-break-time` (45 s) anyway.
+    It is given back the moment that the kernel tells of a writer who waits. It is looked at around each read besides,
+    and every tenth of a second, for where the kernel can't tell; the kernel would take it away after
+    `fs.lease-break-time` (45 s) anyway.
     """
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._descriptor = descriptor
         self._lost = False
+        self._writer = ""
+        self._naming = Lock()
         self._loop = asyncio.get_running_loop()
-        self._timer = self._loop.call_later(_WATCH_INTERVAL_S, self._watch)
+        WATCH.add(self._look)
+        # At once for the first time: a writer may have come before us.
+        self._timer: asyncio.Handle = self._loop.call_soon(self._watch)
 
     def stands(self, fd: int) -> bool:
         """Whether nobody has wanted to write until now."""
@@ -94,9 +103,28 @@ class Hold:
             syscalls.give_lease_back(fd)
         return not self._lost
 
+    def writer(self, fd: int) -> str:
+        """Who has broken it, as far as that is to be seen; it may take a moment. Blocking."""
+        with self._naming:
+            for pause_s in (0.0, *_NAME_AGAIN_AFTER_S):
+                if self._writer:
+                    break
+                time.sleep(pause_s)  # it was let in just now, and may not be inside yet
+                self._writer = find_writer(fd)
+            self._writer = self._writer or "somebody"
+            return self._writer
+
     def end(self) -> None:
         """Look no more."""
+        WATCH.discard(self._look)
         self._timer.cancel()
+
+    def _look(self) -> None:
+        try:
+            with self._descriptor.use() as fd:
+                self.stands(fd)
+        except ValueError:
+            pass  # closed meanwhile, and the lease with it
 
     def _watch(self) -> None:
         if self._descriptor.closed:
@@ -234,7 +262,7 @@ class LocalFile:
 
     def _require_hold(self, fd: int, op: str) -> None:
         if self._hold is not None and not self._hold.stands(fd):
-            answer = "somebody has opened it for writing meanwhile"
+            answer = f"{self._hold.writer(fd)} has opened it for writing meanwhile"
             raise BusyError(op, self._subject, answer, "Try again later, or choose another consistency method.")
 
     def _refuse_unless_writable(self, op: str) -> None:

@@ -24,6 +24,7 @@ from replicad.storage.port import Capabilities, LockHolder, OpenMode, RoomOnDisk
 from . import cloning, probe, syscalls, tree
 from .errnos import translate
 from .file import LocalFile
+from .leases import WATCH
 from .lock import LocalLock, read_holder, take
 from .threads import CALL_TIMEOUT_S, FLUSH_TIMEOUT_S, Threads
 from .writers import find_writer
@@ -179,16 +180,23 @@ class LocalShare:
 
     def _open_held(self, path: str) -> tuple[int, Callable[[], None]]:
         fd = tree.open_file(self._root, path, write=False)
+        watching_thread = WATCH.enter()
         try:
-            syscalls.take_read_lease(fd)
+            syscalls.take_read_lease(fd, watching_thread)
         except OSError as error:
+            WATCH.leave()
             refusal = self._hold_refused(path, fd, error)
             os.close(fd)
             raise refusal from error
         found = os.fstat(fd)
         key = (found.st_dev, found.st_ino)
         _HELD.add(key)
-        return fd, lambda: _HELD.drop(key)
+
+        def forget() -> None:
+            _HELD.drop(key)
+            WATCH.leave()
+
+        return fd, forget
 
     def _hold_refused(self, path: str, fd: int, error: OSError) -> Exception:
         subject = self.subject(path)

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import signal
+import struct
 import sys
 from collections.abc import Callable
 from functools import lru_cache
@@ -22,6 +23,8 @@ _FALLOC_FL_KEEP_SIZE = 1
 _FALLOC_FL_PUNCH_HOLE = 2
 _RENAME_NOREPLACE = 1
 _F_SETSIG = 10
+_F_SETOWN_EX = 15
+_F_OWNER_TID = 0
 
 
 @lru_cache(maxsize=1)
@@ -66,8 +69,8 @@ def file_system_facts(fd: int, buffer: ctypes.Array[ctypes.c_char]) -> None:
     call(fd, ctypes.addressof(buffer))
 
 
-def take_read_lease(fd: int) -> None:
-    """Keep writers out of the file of a read-only descriptor.
+def take_read_lease(fd: int, watching_thread: int | None = None) -> None:
+    """Keep writers out of the file of a read-only descriptor. That one waits is told to a thread, by SIGURG.
 
     EAGAIN while anybody has it open for writing or mapped shared and writable (who has closed the descriptor since
     included); EACCES for a file of another owner without CAP_LEASE; EINVAL where the file system has no leases.
@@ -75,8 +78,10 @@ def take_read_lease(fd: int) -> None:
     if not hasattr(fcntl, "F_SETLEASE"):
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     # The signal that tells of a writer is SIGIO unless chosen otherwise, and SIGIO ends the process. SIGURG is ignored
-    # by default; we look at the lease itself instead of waiting for it.
+    # by default.
     fcntl.fcntl(fd, _F_SETSIG, signal.SIGURG)
+    if watching_thread is not None:
+        fcntl.fcntl(fd, _F_SETOWN_EX, struct.pack("ii", _F_OWNER_TID, watching_thread))
     fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_RDLCK)
 
 
