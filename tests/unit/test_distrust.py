@@ -25,9 +25,9 @@ from replicad.workflows.distrust import Checked, check_unchanged, choose
 from replicad.workflows.scan import Hashing
 from tests.support.crash_points import InlineExecutor
 from tests.support.faulty import Fault, When
-from tests.support.guest import Guest, LyingTracker
 from tests.support.tracked_world import TrackedWorld
 from tests.support.world import CHUNK, memory_world
+from tests.support.writing_machine import Guest, LyingTracker
 
 HASH = b"d" * 16
 
