@@ -12,6 +12,7 @@ from .facts import (
     VhdFacts,
     VhdxFacts,
 )
+from .parent_paths import ParentPaths, parent_paths
 from .parse import check_structure, parse
 from .reading import MAX_READ_BYTES, ReadRequest, Step
 
@@ -24,11 +25,13 @@ __all__ = [
     "LogFacts",
     "LogState",
     "NotVhdx",
+    "ParentPaths",
     "ReadRequest",
     "RegionFacts",
     "Step",
     "VhdFacts",
     "VhdxFacts",
     "check_structure",
+    "parent_paths",
     "parse",
 ]
