@@ -1,4 +1,5 @@
-"""VHDX bytes in, facts out (MS-VHDX). Read-only and pure: drive `parse` or `check_structure` with bytes."""
+"""VHDX bytes in, facts out (MS-VHDX), and what to write to replay a log or to rewrite a parent locator. Pure: drive
+`parse`, `check_structure`, `replay_log` or `rewrite_parent_locator` with bytes."""
 
 from .facts import (
     BatFacts,
@@ -12,14 +13,19 @@ from .facts import (
     VhdFacts,
     VhdxFacts,
 )
+from .parent_locator import rewrite_parent_locator
 from .parent_paths import ParentPaths, parent_paths
 from .parse import check_structure, parse
 from .reading import MAX_READ_BYTES, ReadRequest, Step
+from .replaying import replay_log
+from .writing import Change, Extend, Stage, Stages, Write, Zeros
 
 __all__ = [
     "MAX_READ_BYTES",
     "BatFacts",
+    "Change",
     "DamagedVhdxError",
+    "Extend",
     "HeaderFacts",
     "Kind",
     "LogFacts",
@@ -28,10 +34,16 @@ __all__ = [
     "ParentPaths",
     "ReadRequest",
     "RegionFacts",
+    "Stage",
+    "Stages",
     "Step",
     "VhdFacts",
     "VhdxFacts",
+    "Write",
+    "Zeros",
     "check_structure",
     "parent_paths",
     "parse",
+    "replay_log",
+    "rewrite_parent_locator",
 ]

@@ -10,7 +10,8 @@ from enum import Enum
 
 from replicad.model.errors import IntegrityError
 
-_PATH_KEYS = ("relative_path", "volume_path", "absolute_win32_path")  # the order of MS-VHDX §2.6.2.6.3
+PATH_KEYS = ("relative_path", "volume_path", "absolute_win32_path")
+"""Where a parent locator says the parent is, in the order in which MS-VHDX §2.6.2.6.3 has it tried."""
 
 
 class Kind(Enum):
@@ -121,7 +122,7 @@ class VhdxFacts:
     def parent_paths(self) -> tuple[str, ...]:
         """Where the parent may be, in the order in which MS-VHDX §2.6.2.6.3 has them tried. Empty without a parent."""
         entries = dict(self.parent_locator)
-        return tuple(entries[key] for key in _PATH_KEYS if key in entries)
+        return tuple(entries[key] for key in PATH_KEYS if key in entries)
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ MAX_LOG_BYTES = 64 * MIB
 MAX_DESCRIPTORS = 65_536
 """The most descriptors that one entry, and a sequence, may have. A log of 64 MiB has room for 16,384 data sectors."""
 
-_ENTRY = Struct("<4sIIIQII16sQQ")
-_DESCRIPTOR_BYTES = 32
-_DATA = Struct("<4s4s8sQQ")
+ENTRY_HEADER = Struct("<4sIIIQII16sQQ")
+DESCRIPTOR_BYTES = 32
+DATA_DESCRIPTOR = Struct("<4s4s8sQQ")
 _ZERO = Struct("<4s4xQQQ")
 
 
@@ -100,7 +100,7 @@ class _Log:
                 self.whole = piece
             for at in range(0, size, SECTOR_BYTES):
                 if piece[at : at + 4] == b"loge" and guid(piece[at + 32 : at + 48]) == self.guid:
-                    _, _, length, tail, number, count, _, _, flushed, last = _ENTRY.unpack_from(piece, at)
+                    _, _, length, tail, number, count, _, _, flushed, last = ENTRY_HEADER.unpack_from(piece, at)
                     self.entries[start + at] = _Entry(start + at, length, tail, number, count, flushed, last)
         self.positions = list(self.entries)
 
@@ -188,9 +188,9 @@ class _Log:
         writes: list[LogWrite] = []
         data_at = entry.position + _descriptor_bytes(entry)
         for index in range(entry.descriptors):
-            at = _ENTRY.size + index * _DESCRIPTOR_BYTES
+            at = ENTRY_HEADER.size + index * DESCRIPTOR_BYTES
             if head[at : at + 4] == b"desc":
-                _, trailing, leading, offset, sequence = _DATA.unpack_from(head, at)
+                _, trailing, leading, offset, sequence = DATA_DESCRIPTOR.unpack_from(head, at)
                 write = LogWrite(offset, SECTOR_BYTES, self.offset + data_at % self.length, leading, trailing)
                 data_at += SECTOR_BYTES
             elif head[at : at + 4] == b"zero":
@@ -252,4 +252,4 @@ class _Log:
 
 def _descriptor_bytes(entry: _Entry) -> int:
     """The length of the sectors that hold an entry's header and descriptors."""
-    return -(-(_ENTRY.size + entry.descriptors * _DESCRIPTOR_BYTES) // SECTOR_BYTES) * SECTOR_BYTES
+    return -(-(ENTRY_HEADER.size + entry.descriptors * DESCRIPTOR_BYTES) // SECTOR_BYTES) * SECTOR_BYTES

@@ -7,10 +7,11 @@ reaches beyond the size of the file that the parser was told.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from struct import unpack
+from struct import pack, unpack
 from typing import TypeAlias, TypeVar
 
 from .facts import DamagedVhdxError
@@ -20,6 +21,7 @@ SECTOR_BYTES = 4096  # the log's unit (MS-VHDX §2.3.1)
 MAX_READ_BYTES = MIB
 
 T = TypeVar("T")
+_GUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +70,14 @@ def guid(data: bytes) -> str:
     """A GUID as text, from its 16 bytes."""
     first, second, third = unpack("<IHH", data[:8])
     return f"{first:08x}-{second:04x}-{third:04x}-{data[8:10].hex()}-{data[10:16].hex()}"
+
+
+def guid_bytes(text: str) -> bytes:
+    """The 16 bytes of a GUID that is written as `guid` writes it. ValueError for anything else."""
+    if not _GUID.fullmatch(text):
+        raise ValueError(f"{text!r} is no GUID in lower case without braces")
+    first, second, third, fourth, fifth = text.split("-")
+    return pack("<IHH", int(first, 16), int(second, 16), int(third, 16)) + bytes.fromhex(fourth + fifth)
 
 
 def resolve(writes: Sequence[LogWrite]) -> tuple[LogWrite, ...]:
@@ -126,12 +136,13 @@ def read(view: View, offset: int, length: int, structure: str) -> Step[bytes]:
     patched = bytearray(data.ljust(length, b"\0"))
     for write in touching:
         start, end = max(write.offset_bytes, offset), min(write.offset_bytes + write.length_bytes, offset + length)
-        new = yield from _bytes_of(view, write, start, end)
+        new = yield from replayed(view, write, start, end)
         patched[start - offset : end - offset] = new
     return bytes(patched)
 
 
-def _bytes_of(view: View, write: LogWrite, start: int, end: int) -> Step[bytes]:
+def replayed(view: View, write: LogWrite, start: int, end: int) -> Step[bytes]:
+    """What the replay puts at the bytes [start, end) of the file, all of which are inside `write`."""
     if write.data_at_bytes is None:
         return bytes(end - start)
     sector = yield from read_raw(view.file_size_bytes, write.data_at_bytes, SECTOR_BYTES, "log data sector")

@@ -50,11 +50,12 @@ class Image:
     def put(self, offset: int, data: bytes) -> None:
         """Write, growing the file as needed."""
         self.size = max(self.size, offset + len(data))
-        while data:
-            number, low = divmod(offset, PAGE)
-            part = data[: PAGE - low]
+        at = 0
+        while at < len(data):
+            number, low = divmod(offset + at, PAGE)
+            part = data[at : at + PAGE - low]
             self.pages.setdefault(number, bytearray(PAGE))[low : low + len(part)] = part
-            offset, data = offset + len(part), data[len(part) :]
+            at += len(part)
 
     def get(self, offset: int, length: int) -> bytes:
         """Read; short at the end of the file."""
