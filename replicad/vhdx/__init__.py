@@ -1,6 +1,7 @@
 """VHDX bytes in, facts out (MS-VHDX), and what to write to replay a log or to rewrite a parent locator. Pure: drive
 `parse`, `check_structure`, `replay_log` or `rewrite_parent_locator` with bytes."""
 
+from .chains import Chains, Cycle, Fault, Link, MissingParent, WrongLinkage, WrongSectors, read_chains
 from .facts import (
     BatFacts,
     DamagedVhdxError,
@@ -23,13 +24,18 @@ from .writing import Change, Extend, Stage, Stages, Write, Zeros
 __all__ = [
     "MAX_READ_BYTES",
     "BatFacts",
+    "Chains",
     "Change",
+    "Cycle",
     "DamagedVhdxError",
     "Extend",
+    "Fault",
     "HeaderFacts",
     "Kind",
+    "Link",
     "LogFacts",
     "LogState",
+    "MissingParent",
     "NotVhdx",
     "ParentPaths",
     "ReadRequest",
@@ -40,10 +46,13 @@ __all__ = [
     "VhdFacts",
     "VhdxFacts",
     "Write",
+    "WrongLinkage",
+    "WrongSectors",
     "Zeros",
     "check_structure",
     "parent_paths",
     "parse",
+    "read_chains",
     "replay_log",
     "rewrite_parent_locator",
 ]
