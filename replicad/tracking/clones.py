@@ -115,7 +115,7 @@ class CloneView:
         raise UnsupportedError(
             "clone", path_on(self.share.name, most.path),
             f"it has {forecast.extents} extents, and writes to the machine's disks would have to wait for "
-            f"{stall_s:.2f} s, which is more than {self.max_stall_s:.2f} s", _STALL_HINT,
+            f"{stall_s * 1000:.0f} ms, which is more than {self.max_stall_s * 1000:.0f} ms", _STALL_HINT,
         )  # fmt: skip
 
     async def _sized(self, file: SelectedFile, clone: ShareFile) -> SnapshotFile:
