@@ -22,6 +22,7 @@ from .alone import the_only_one
 from .announcing import Announcer
 from .api.doors import Door, open_doors
 from .api.server import serve
+from .clone_room import CloneRoom
 from .compose import Shares
 from .configuration import Configuration
 from .control import Control
@@ -100,6 +101,7 @@ class _Parts:
     hooks: HookRunner
     triggers: TriggerDirectory
     watches: Watches
+    clone_room: CloneRoom
     lookout: Lookout
     figures: Figures
 
@@ -135,6 +137,7 @@ async def _parts(
         configuration, catalog, cycles, supervisor, verifier, control, hooks,
         TriggerDirectory(settings.state_dir, lambda vm: vm in configuration.settings.virtual_machines, give),
         Watches(settings, control.request_for_change, control.latest_of, system_clock()),
+        CloneRoom(settings, system_clock(), hub.tell),
         Lookout(control, configuration.notifier, announcer, ctx.clock), figures,
     )  # fmt: skip
 
@@ -154,6 +157,7 @@ async def _prepared(
         await parts.supervisor.keep(schedules_of(after), remembered, after.max_concurrent, changed)
         parts.triggers.look_again()
         parts.watches.apply(after)
+        parts.clone_room.apply(after)
 
     return take
 
@@ -167,6 +171,7 @@ async def _live(parts: _Parts, doors: Sequence[Door]) -> None:
             group.create_task(parts.verifier.run(), name="verifier")
             group.create_task(parts.triggers.watch(), name="triggers")
             group.create_task(parts.watches.run(), name="watches")
+            group.create_task(parts.clone_room.run(), name="clone room")
             group.create_task(_reload_at(hang_up, parts.control), name="reload")
             group.create_task(parts.hooks.run(), name="hooks")
             group.create_task(parts.lookout.run(), name="lookout")
