@@ -11,9 +11,11 @@ from replicad.storage.port import Identity, OpenMode, Share
 from .port import SelectedFile, SnapshotFile
 
 
-async def open_file(files: AsyncExitStack, share: Share, path: str, selected: SelectedFile) -> SnapshotFile:
+async def open_file(
+    files: AsyncExitStack, share: Share, path: str, selected: SelectedFile, mode: OpenMode = OpenMode.READ
+) -> SnapshotFile:
     """The file at `path` of a share, to be read as the selected one until `files` end."""
-    file = await files.enter_async_context(await share.open(path, OpenMode.READ))
+    file = await files.enter_async_context(await share.open(path, mode))
     size_bytes = (await file.identity()).size_bytes
     allocated_bytes = (await share.stat(path)).allocated_bytes
     return SnapshotFile(selected.path, selected.kind, selected.named, file, size_bytes, allocated_bytes)

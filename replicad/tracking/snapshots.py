@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 from replicad.model.address import Address, LocalAddress, SmbAddress
-from replicad.model.errors import BusyError, NotFoundError, PermanentError
+from replicad.model.errors import BusyError, NotFoundError, PermanentError, UnsupportedError
 from replicad.model.names import folded, last_part, parent, path_on
 from replicad.model.points import Consistency, FileKind
 from replicad.storage.port import OpenMode, Share
@@ -18,7 +18,7 @@ from .selection import Selection, select, select_files
 
 OpenShare = Callable[[Address], Awaitable[Share]]
 _PLACES_HINT = "Have 'snapshot' print the directory to read, or one file for each line of REPLICAD_DISKS in that order."
-_LIVE_HINT = "Have 'snapshot' print where the snapshot is: the machine writes its disks while that is read."
+_LIVE_HINT = "Have 'snapshot' print where the snapshot is, or have the machine write elsewhere while its disk is read."
 _CHANGED_HINT = "Have 'snapshot' make a view that nobody writes, and 'release' alone remove it."
 
 
@@ -36,8 +36,9 @@ class SnapshotView:
     """A `View` of what a snapshotter makes: one directory, or a file for each disk.
 
     In the latter case only the disks are of the moment: other files are read from the source, and the point says so.
-    If the snapshotter names the very disks in place of a snapshot they are refused, or, with `allow_fuzzy`, read for a
-    point that promises nothing.
+    If it names the very disks they are held while they are read: some hypervisors leave them as they are and write
+    elsewhere. Where somebody writes them they are refused, or, with `allow_fuzzy`, read for a point that promises
+    nothing.
     """
 
     share: Share
@@ -65,7 +66,7 @@ class SnapshotView:
             else:
                 shown = await self._one_by_one(stack, taken.places, disks)
                 beside = [one for one in selected.files if one.kind is not FileKind.DISK]
-            live = await self._live_ones(shown)
+            shown, live = await self._held_or_live(stack, shown)
             # Live disks change while they are read: that is what fuzzy means.
             still = [one.file for one in shown if one.file.path not in live]
             confirm = await confirmation(still, "while the snapshot was read", _CHANGED_HINT)
@@ -123,15 +124,28 @@ class SnapshotView:
             raise PermanentError("use the snapshot", str(places[0]), "two disks can't have one file", _PLACES_HINT)
         return shown
 
-    async def _live_ones(self, shown: Sequence[_Shown]) -> list[str]:
-        """The paths of what is no snapshot but the disk itself. Raises unless that is allowed."""
-        live = [one.file.path for one in shown if await self._is_live(one)]
-        if live and not self.allow_fuzzy:
-            answer = "it is the disk itself, and no snapshot of it"
-            raise PermanentError("use the snapshot", path_on(self.share.name, live[0]), answer, _LIVE_HINT)
-        return live
+    async def _held_or_live(self, stack: AsyncExitStack, shown: Sequence[_Shown]) -> tuple[list[_Shown], list[str]]:
+        """The same, with the disks themselves held, and the paths of those that can't be: somebody writes them. Raises
+        unless that is allowed."""
+        found: list[_Shown] = []
+        live: list[str] = []
+        for one in shown:
+            selected = SelectedFile(one.file.path, one.file.kind, one.file.named)
+            try:
+                if await self._is_the_disk(one):
+                    held = await open_file(stack, one.share, one.path, selected, OpenMode.HOLD)
+                    found.append(_Shown(held, one.share, one.path))
+                    continue
+            except (BusyError, UnsupportedError) as error:
+                if not self.allow_fuzzy:
+                    answer = f"it is the disk itself, and no snapshot of it: {error.answer}"
+                    subject = path_on(self.share.name, one.file.path)
+                    raise PermanentError("use the snapshot", subject, answer, _LIVE_HINT) from None
+                live.append(one.file.path)
+            found.append(one)
+        return found, live
 
-    async def _is_live(self, one: _Shown) -> bool:
+    async def _is_the_disk(self, one: _Shown) -> bool:
         if _is_remote(one.share) or _is_remote(self.share):
             # What servers call a file may be the same in a snapshot.
             return folded(path_on(one.share.name, one.path)) == folded(path_on(self.share.name, one.file.path))
