@@ -1,0 +1,161 @@
+"""`python -m benchmarks.clones`: what clones cost, and what is saved by them. Needs root, for the file systems.
+
+How long writers wait while two disks of many extents are cloned; and how long a cycle takes in which 64 MiB of a small
+disk, and of a large one, have changed, beside one that reads all of the large one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+from replicad.storage.local import LocalShare
+from replicad.storage.port import CloneForecast
+from replicad.tracking.extents import drop_clones
+
+_MIB, _GIB = 1 << 20, 1 << 30
+_MAKE = {"xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}
+
+
+def main() -> int:
+    """Measure, and print."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.clones", description=__doc__)
+    parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="35 GiB are needed there")
+    parser.add_argument("--rounds", type=int, default=100, metavar="N", help="clones of two disks")
+    parser.add_argument("--only", choices=["stall", "delta"])
+    asked = parser.parse_args()
+    for kind in _MAKE:
+        if asked.only != "delta":
+            with _mounted(kind, asked.directory) as where:
+                asyncio.run(_stall(kind, where, asked.rounds))
+    if asked.only != "stall":
+        with _mounted("xfs", asked.directory) as where:
+            asyncio.run(_deltas(where))
+    return 0
+
+
+@contextmanager
+def _mounted(kind: str, directory: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="replicad-clones-", dir=directory) as made:
+        image, where = Path(made, "image"), Path(made, "mnt")
+        where.mkdir()
+        with image.open("wb") as file:
+            file.truncate(100 * _GIB)
+        subprocess.run([*_MAKE[kind], str(image)], check=True)
+        subprocess.run(["mount", "-o", "loop", str(image), str(where)], check=True)
+        try:
+            yield where
+        finally:
+            subprocess.run(["umount", str(where)], check=True)
+
+
+async def _stall(kind: str, where: Path, rounds: int) -> None:
+    """Two disks of 8 GiB, a piece of 4 KiB written in each 400 KiB: 20,971 pieces each."""
+    share = LocalShare(str(where))
+    names = ["disk 1.vhdx", "disk 2.vhdx"]
+    piece = Random(1).randbytes(4096)
+    for name in names:
+        with (where / name).open("wb") as file:
+            file.truncate(8 * _GIB)
+            for at in range(0, 8 * _GIB, 400 << 10):
+                os.pwrite(file.fileno(), piece, at)
+            os.fsync(file.fileno())
+    took_ms: list[float] = []
+    forecasts: tuple[CloneForecast, ...] = ()
+    for _ in range(rounds):
+        for name in names:  # a guest that goes on: each clone unshares some
+            with (where / name).open("r+b") as file:
+                for at in Random(len(took_ms)).sample(range(0, 8 * _GIB, 400 << 10), 200):
+                    os.pwrite(file.fileno(), piece, at)
+        async with await share.clones(names) as clones:
+            forecasts = await clones.forecast()
+            began_s = time.perf_counter()
+            await clones.take()
+            took_ms.append((time.perf_counter() - began_s) * 1000)
+    await share.close()
+    extents = sum(forecast.extents for forecast in forecasts)
+    cuts = statistics.quantiles(took_ms, n=100)
+    predicted_ms = sum(f.stall_s for f in forecasts) * 1000
+    print(
+        f"{kind}: clones of two disks with {extents} extents together, {rounds} times: p50 {cuts[49]:.0f} ms, p99 "
+        f"{cuts[98]:.0f} ms, max {max(took_ms):.0f} ms; {cuts[49] * 1000 / extents:.1f} µs an extent; predicted "
+        f"{predicted_ms:.0f} ms"
+    )
+
+
+async def _deltas(where: Path) -> None:
+    small, large = _Machine(where, "small", 8 * _GIB, _GIB), _Machine(where, "large", 64 * _GIB, 12 * _GIB)
+    for machine in (small, large):
+        machine.sync()
+        machine.change()
+        machine.sync()  # once, so that no cache is cold
+    rounds = [[machine.delta_s() for machine in (small, large)] for _ in range(5)]
+    whole: list[float] = []
+    for _ in range(2):
+        share = LocalShare(str(large.source))
+        await drop_clones(share)
+        await share.close()
+        whole.append(large.delta_s())
+    for machine, times in zip((small, large), zip(*rounds, strict=True), strict=True):
+        middle = statistics.median(times)
+        print(f"64 MiB changed in {machine.about}: {middle:.2f} s ({min(times):.2f} to {max(times):.2f})")
+    ratio = min(whole) / statistics.median([times[1] for times in rounds])
+    print(f"the same with all of {large.about} read: {min(whole):.2f} s, {ratio:.1f} times as long")
+
+
+class _Machine:
+    """A machine whose disk has data in a part of it, spread over all of it."""
+
+    def __init__(self, where: Path, name: str, size_bytes: int, data_bytes: int) -> None:
+        self._name, self._random = name, Random(name)
+        self.about = f"a disk of {size_bytes // _GIB} GiB with {data_bytes // _GIB} GiB of data"
+        self.source = where / name
+        replica = where / f"{name} replica"
+        for directory in (self.source, replica):
+            directory.mkdir()
+        self._disk = self.source / "disk.vhd"
+        block = self._random.randbytes(8 * _MIB)
+        self._step = size_bytes // (data_bytes // len(block))
+        with self._disk.open("wb") as file:
+            file.truncate(size_bytes)
+            self._places = list(range(0, size_bytes, self._step))
+            for number, at in enumerate(self._places):
+                os.pwrite(file.fileno(), number.to_bytes(8, "big") + block[8:], at)
+            os.fsync(file.fileno())
+        self._config = where / f"{name}.yaml"
+        self._config.write_text(
+            f"state_dir: '{where}/{name} state'\nvirtual_machines:\n  {name}:\n    source: '{self.source}'\n"
+            f"    replica: '{replica}'\n    disks: [disk.vhd]\n    consistency: {{method: reflink}}\n"
+        )
+
+    def change(self) -> None:
+        """64 MiB, in 64 pieces."""
+        with self._disk.open("r+b") as file:
+            for at in self._random.sample(self._places, 64):
+                os.pwrite(file.fileno(), self._random.randbytes(_MIB), at)
+            os.fsync(file.fileno())
+
+    def sync(self) -> float:
+        command = [str(Path(sys.executable).with_name("replicad")), "sync", self._name, "--config", str(self._config)]
+        began_s = time.perf_counter()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - began_s
+
+    def delta_s(self) -> float:
+        """How long a cycle takes after a change."""
+        self.change()
+        return self.sync()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
