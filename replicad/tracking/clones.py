@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from replicad.model.clock import Clock
@@ -72,7 +72,8 @@ class CloneView:
             await instant.after()
             files = [await self._sized(f, clone) for f, clone in zip(selected.files, taken.clones, strict=True)]
             links = tuple(f"'{link}' is a symbolic link, and links are not followed" for link in selected.links)
-            yield Seen(tuple(files), taken.consistency, taken.at, (*taken.warnings, *links), _stays_as_it_is)
+            warnings = (*taken.warnings, *self._stalled(taken), *links)
+            yield Seen(tuple(files), taken.consistency, taken.at, warnings, _stays_as_it_is)
 
     async def _take(
         self, share: CloningShare, files: Sequence[SelectedFile], request: Request, stack: AsyncExitStack
@@ -118,6 +119,14 @@ class CloneView:
             f"{stall_s * 1000:.0f} ms, which is more than {self.max_stall_s * 1000:.0f} ms", _STALL_HINT,
         )  # fmt: skip
 
+    def _stalled(self, taken: _Taken) -> tuple[str, ...]:
+        if taken.took_s <= self.max_stall_s or taken.consistency is Consistency.COLD:
+            return ()
+        return (
+            f"writes to the machine's disks may have had to wait for {taken.took_s * 1000:.0f} ms while they were "
+            f"cloned, which is more than the {self.max_stall_s * 1000:.0f} ms of 'max_stall'",
+        )
+
     async def _sized(self, file: SelectedFile, clone: ShareFile) -> SnapshotFile:
         size_bytes = (await clone.identity()).size_bytes
         try:
@@ -136,6 +145,7 @@ class _Taken:
     clones: tuple[ShareFile, ...]
     consistency: Consistency
     at: datetime
+    took_s: float
     warnings: tuple[str, ...] = ()
 
 
@@ -154,8 +164,10 @@ class _Taking:
         return await self._clones.forecast()
 
     async def take(self, consistency: Consistency) -> _Taken:
+        began_s = self._clock.monotonic_s()
         clones = await self._clones.take()
-        return _Taken(clones, consistency, self._clock.now())
+        took_s = self._clock.monotonic_s() - began_s
+        return _Taken(clones, consistency, self._clock.now(), took_s)
 
     async def nobody_writing(self, stack: AsyncExitStack) -> _Taken | None:
         """Clones taken while all files are held; None if somebody writes one, or that can't be told."""
@@ -192,7 +204,8 @@ class _Taking:
             for index, file, known in zip(self._disks[:-1], live[:-1], before[:-1], strict=True):
                 why = await self._doubt(file, known, taken.clones[index])
                 if why is not None:
-                    return _Taken(taken.clones, Consistency.FUZZY, taken.at, (f"{self._files[index].path} {why}",))
+                    reason = f"{self._files[index].path} {why}"
+                    return replace(taken, consistency=Consistency.FUZZY, warnings=(reason,))
         return taken
 
     async def _doubt(self, live: ShareFile, known: Identity, clone: ShareFile) -> str | None:

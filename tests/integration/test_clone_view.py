@@ -318,7 +318,10 @@ async def test_a_disk_of_too_many_extents_is_refused_before_anything_waits_unles
         await _seen(_view(share, executor, max_stall_s=0.001))
     assert (await _seen(_view(share, executor, max_stall_s=0.001))).consistency is Consistency.COLD
     with _written(where / _ONE):
-        assert (await _seen(_view(share, executor, max_stall_s=0.1))).consistency is Consistency.CRASH
+        seen = await _seen(_view(share, executor, max_stall_s=0.1))
+        assert seen.consistency is Consistency.CRASH
+        assert "had to wait for 500 ms" in seen.warnings[0], "the clock of this test says so"
+        assert (await _seen(_view(share, executor, max_stall_s=0.5))).warnings == ()
 
 
 async def test_what_is_read_from_clones_is_counted_by_what_stands_in_front(

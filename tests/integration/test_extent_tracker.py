@@ -94,6 +94,29 @@ async def test_a_cycle_reads_what_was_written_and_nothing_else(where: Path) -> N
         assert len(await world.kept()) == 1
 
 
+async def test_the_cost_of_a_cycle_follows_the_changes_and_not_the_disk(where: Path) -> None:
+    found: list[tuple[int, dict[str, int]]] = []
+    async with _world(where) as world:
+        for times in (1, 32):
+            await world.drop(_DISK)
+            await world.put(_DISK, Random(1).randbytes(128 * CHUNK))
+            os.truncate(_path(world), times * 128 * CHUNK)
+            await world.sync()
+            world.source = metered = MeteredShare(world.source)
+            with _path(world).open("r+b") as file:
+                for chunk in range(0, 128, 8):
+                    file.seek(chunk * CHUNK + 5)
+                    file.write(b"changed")
+            assert (await world.sync()).provenance == "extents"
+            found.append((metered.meter.read_bytes, dict(metered.meter.calls)))
+            world.source = metered.inner
+    (small_bytes, small), (large_bytes, large) = found
+    assert small_bytes <= (16 + _SAMPLE) * CHUNK + 4096
+    assert large_bytes <= small_bytes + 16 * CHUNK, "the sample has some of the holes, too"
+    assert sum(large.values()) <= sum(small.values()) + 16
+    assert large["extent_map"] == small["extent_map"] == 3
+
+
 def _restored_by_copy(world: CloningWorld, clone: Path) -> None:
     _path(world).unlink()
     shutil.copyfile(clone, _path(world))
