@@ -231,16 +231,22 @@ class FreezeJournal:
 
     async def undo_left(self, vm: str) -> None:
         """Undo what was left of one machine; nothing if somebody has its page, who undoes it himself. Raises what
-        undoing raises, and IntegrityError for a page that makes no sense."""
+        undoing raises, and IntegrityError for a page that makes no sense. Where it can't be read that is warned of: who
+        freezes the machine can't go on without it, and others can."""
         if failed := await self._undo_left(vm):
             raise failed
 
     async def _undo_left(self, vm: str) -> ReplicadError | None:
-        if self._share is None or await _read(self._share, _path(vm)) is None:
+        if self._share is None:
             return None
         try:
+            if await _read(self._share, _path(vm)) is None:
+                return None
             lock = await self._share.lock(_lock_path(vm), self._holder())
         except LockedError:
+            return None
+        except (PermanentError, TransientError) as error:
+            self._observe(Alarmed(f"whether {vm} was left frozen can't be told: {error}"))
             return None
         async with lock:
             page = await self._open(self._share, vm)

@@ -19,9 +19,10 @@ from replicad.model.errors import (
     UnreachableError,
 )
 from replicad.model.progress import ProgressEvent, Warned
+from replicad.storage.decorated import DecoratedShare
 from replicad.storage.local import LocalShare
 from replicad.storage.memory import MemoryShare
-from replicad.storage.port import LockHolder, OpenMode, Share
+from replicad.storage.port import LockHolder, OpenMode, Share, ShareFile
 from tests.support.faulty import CRASHES, Crash, Fault, FaultyShare, When, crashes
 from tests.support.world import SteadyClock
 
@@ -304,6 +305,23 @@ async def test_a_page_that_makes_no_sense_is_said_and_keeps_its_machine_from_bei
         await guest.cycle(share)
     await guest.journal(share).undo_all_left()
     assert name in guest.told()
+
+
+class _Unreadable(DecoratedShare):
+    async def open(self, path: str, mode: OpenMode) -> ShareFile:
+        raise AccessDeniedError("open", path, "it belongs to another user")
+
+
+async def test_a_page_that_can_not_be_read_keeps_only_those_from_their_work_who_freeze() -> None:
+    guest, share = Guest(), MemoryShare()
+    async with guest.journal(share).of(VM) as page:
+        await page.freezing("thaw", {KIND: "test", "with": SECRET})
+    journal = guest.journal(_Unreadable(share))
+    await journal.undo_left(VM)
+    assert f"whether {VM} was left frozen can't be told: cannot open" in guest.told()
+    with pytest.raises(AccessDeniedError):
+        async with journal.of(VM):
+            pytest.fail("it was opened")
 
 
 async def test_on_a_real_file_system_others_can_not_read_it_and_a_killed_process_leaves_no_lock(tmp_path: Path) -> None:
