@@ -6,14 +6,17 @@ import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from replicad.hypervisor.command import running
 from replicad.hypervisor.command.printed import MAX_LINE_CHARS, MAX_LOGGED_LINES, Printed
 from replicad.hypervisor.command.running import CommandNotStartedError, consistency_said
 from replicad.model.errors import BusyError, IntegrityError, PermanentError, ReplicadError
 from replicad.model.points import Consistency
+from replicad.service.watch import Watch
 from tests.support.cancelling import cancelled_at
 from tests.support.commands import VM, Stage, command_stage
 
@@ -140,6 +143,17 @@ async def test_a_freeze_that_can_not_be_started_has_frozen_nothing(stage: Stage,
             pytest.fail("it was frozen")
     assert stage.log == []
     assert stage.left() == []
+
+
+async def test_a_program_that_takes_its_time_is_no_work_that_stands_still(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "_GETS_ON_EVERY_S", 0.05)
+    watch = Watch(0.0)
+    freezer = replace(stage.freezer("sleep 0.5"), observe=watch.hear)
+    async with freezer.frozen(application=True):
+        assert watch.stands_still_s(2_000.0) == 0.0
+        assert watch.stands_still_s(3_000.0) == 1_000.0
 
 
 async def test_an_error_while_it_is_frozen_is_the_one_that_is_raised(stage: Stage) -> None:

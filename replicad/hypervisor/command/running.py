@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import PurePath
@@ -12,7 +14,7 @@ from replicad.hypervisor.thawing import KIND, Undo
 from replicad.model.errors import BusyError, ConfigError, IntegrityError, PermanentError
 from replicad.model.names import printable
 from replicad.model.points import Consistency
-from replicad.model.progress import Observer, Said
+from replicad.model.progress import Advanced, Observer, Said
 from replicad.storage.programs import MAX_VARIABLE_BYTES, NotStartedError, environment_for, run_program
 
 from .printed import Printed
@@ -20,6 +22,7 @@ from .printed import Printed
 UNDO_KIND = "command"
 """The kind of what `undo_command` undoes."""
 _MAX_SAID_CHARS = 200
+_GETS_ON_EVERY_S = 60.0
 
 
 class Phase(StrEnum):
@@ -99,14 +102,15 @@ async def run(call: Call, observe: Observer) -> Printed:
         raise PermanentError(_VERBS[call.phase], call.vm, answer, "Make several machines of it.")
     printed = Printed(say)
     try:
-        ended = await run_program(
-            call.arguments,
-            stdin=b"",
-            environ=environment_for(variables),
-            timeout_s=call.timeout_s,
-            hear=printed.hear,
-            stderr_apart=True,
-        )
+        with _getting_on(observe):
+            ended = await run_program(
+                call.arguments,
+                stdin=b"",
+                environ=environment_for(variables),
+                timeout_s=call.timeout_s,
+                hear=printed.hear,
+                stderr_apart=True,
+            )
     except NotStartedError as error:
         raise CommandNotStartedError(
             _VERBS[call.phase], call.vm, f"{program} {error}", f"Check 'consistency.{call.phase}' of it."
@@ -118,6 +122,28 @@ async def run(call: Call, observe: Observer) -> Printed:
         failure = ended.failure.removeprefix("it ")
         raise BusyError(_VERBS[call.phase], call.vm, f"{program} {failure}{said}", _HINTS[call.phase])
     return printed
+
+
+@contextmanager
+def _getting_on(observe: Observer) -> Iterator[None]:
+    """A program may take longer than anything else may stand still: as long as it has time, the work gets on."""
+    loop = asyncio.get_running_loop()
+    timer: asyncio.TimerHandle | None = None
+
+    def begin() -> None:
+        nonlocal timer
+        timer = loop.call_later(_GETS_ON_EVERY_S, tell)
+
+    def tell() -> None:
+        observe(Advanced(0))
+        begin()
+
+    begin()
+    try:
+        yield
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def consistency_said(printed: Printed) -> Consistency | None:
