@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Site, site
+from tests.support.filesystems import mounted
 from tests.support.scene import make_vhdx
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="scripts of a POSIX shell")
@@ -158,3 +161,31 @@ def test_two_at_a_time_do_not_freeze_one_machine(tmp_path: Path) -> None:
             machine.let_go("snapshot")
             assert process.wait(60) == 0
         assert machine.log() == ["freeze", "snapshot", "thaw", "release"]
+
+
+@pytest.mark.root
+def test_clones_are_made_between_the_machines_own_freeze_and_thaw(tmp_path: Path) -> None:
+    with mounted("xfs") as where, site(tmp_path / "설치") as place:
+        machine = Machine(place)
+        source = where / "source"
+        shutil.copytree(place.base / "source", source)
+        whole = json.loads(place.config.read_text())
+        described = whole["virtual_machines"][VM]
+        commands = {phase: described["consistency"][phase] for phase in ("freeze", "thaw")}
+        described |= {"source": str(source), "consistency": {"method": "reflink", **commands}}
+        place.write_text(json.dumps(whole, ensure_ascii=False))
+        found, said = machine.synced()
+        assert (found["consistency"], found["point"], found["warnings"]) == ("application", 1, [])
+        assert machine.log() == ["freeze", "thaw"]
+        assert f"freeze (sh): freeze of {VM}" in said
+        (source / "디스크 1.vhdx").touch()
+        machine.hold_at("freeze")
+        with machine.sync() as process:
+            while machine.log() != ["freeze", "thaw", "freeze"]:
+                assert process.poll() is None
+                time.sleep(0.02)
+            process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert machine.log() == ["freeze", "thaw", "freeze", "thaw"]
+        assert machine.frozen_pages() == []
