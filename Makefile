@@ -44,11 +44,14 @@ READERS := mandoc=/usr/bin/mandoc groff-base=/usr/bin/groff zsh=/usr/bin/zsh fis
 	prometheus=/usr/bin/promtool systemd=/usr/bin/systemd-analyze \
 	docker-compose=/usr/bin/docker-compose shellcheck=/usr/bin/shellcheck
 
+# A file server that makes shadow copies.
+COPIERS := samba-vfs-modules=/usr/share/doc/samba-vfs-modules
+
 # A real virtual machine for the tests; its kernel is only unpacked, below .venv.
 GUEST := qemu-system-x86=/usr/bin/qemu-system-x86_64 gcc=/usr/bin/gcc libc6-dev=/usr/include/x86_64-linux-gnu/sys
 
 test: check
-	@bash .ci/debian-packages $(PYTHON) $(BROWSER) $(READERS) $(GUEST)
+	@bash .ci/debian-packages $(PYTHON) $(BROWSER) $(READERS) $(GUEST) $(COPIERS)
 	@$(BIN)/python -m tests.support.guest
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not soak'
 

@@ -12,17 +12,18 @@
 # The last argument is a file for rpcclient -A (username, password and domain, a line each), which its owner alone can
 # read; its user must be a backup operator of the server. The point is as after a power failure (crash). Add freeze and
 # thaw for more. A server makes one shadow copy at a time: others get "busy", and replicad tries again later.
-# Needs smbclient (Debian), which brings rpcclient. NOT RUN HERE against a server that has shadow copies.
+# Needs smbclient (Debian), which brings rpcclient. Run by the tests of replicad, against Samba 4.17; on Windows it was not.
 set -eu
 
-address=${1:?usage: shadow-copy.sh ADDRESS SHARE AUTHENTICATION_FILE}
-share=${2:?usage: shadow-copy.sh ADDRESS SHARE AUTHENTICATION_FILE}
-authentication=${3:?usage: shadow-copy.sh ADDRESS SHARE AUTHENTICATION_FILE}
+address=${1:?usage: shadow-copy.sh ADDRESS SHARE AUTHENTICATION_FILE [PORT]}
+share=${2:?usage: shadow-copy.sh ADDRESS SHARE AUTHENTICATION_FILE [PORT]}
+authentication=${3:?usage: shadow-copy.sh ADDRESS SHARE AUTHENTICATION_FILE [PORT]}
+port=${4:-445}
 state=${STATE_DIRECTORY:-/var/lib/replicad}/hooks
 # What the copy is called is known when it is there only: kept for a release by another process, after a crash.
 note=$state/shadow-$(printf %s "${REPLICAD_VM:?}" | sha256sum | cut -c 1-16)
 
-on_server() { rpcclient --authentication-file "$authentication" "ncacn_np:${address}[sign]" -c "$1"; }
+on_server() { rpcclient --authentication-file "$authentication" --port "$port" "ncacn_np:${address}[sign]" -c "$1"; }
 
 remove() {
   [ -e "$note" ] || return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import shutil
@@ -13,20 +12,36 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 
-from replicad.model.address import parse_address
+from replicad.cli.demo.samba import PrivateSamba, SambaShare
 from replicad.settings import load_settings
-from tests.support.commands import command_stage
-from tests.support.daemon import site
+from tests.support.daemon import Site, site
 from tests.support.filesystems import mounted
+from tests.support.installation import Server, described_server
+from tests.support.samba import running_samba
 from tests.support.scene import make_vhdx
 
 CONFIG = Path(__file__).parents[2] / "config"
 HOOKS = sorted((CONFIG / "hooks").iterdir())
 PROGRAM = "import sys; from replicad.cli.main import main; sys.exit(main())"
 VM = "웹 서버 🖥"
+_SNAPSHOTS = """\
+#!/bin/sh
+word=$1
+shift
+case $word in
+check) printf %s "$1" ;;
+create)
+  shown=$(dirname "$1")/snap-$$
+  btrfs subvolume snapshot -r "$1" "$shown" >&2
+  printf %s "$shown"
+  ;;
+delete) btrfs subvolume delete "$2" >&2 ;;
+esac
+"""
 
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook.name)
@@ -92,13 +107,7 @@ def test_a_btrfs_snapshot_shows_the_disks_as_they_were_and_leaves_nothing_behind
         place.write({}, {VM: machine})
         with _writing(raw):
             for number in (1, 2):
-                done = subprocess.run(
-                    [sys.executable, "-c", PROGRAM, "sync", VM, "--standalone", "--json", "--config", place.config],
-                    capture_output=True, text=True, timeout=100, check=False,
-                    env={**os.environ, "PYTHONPATH": str(CONFIG.parent)},
-                )  # fmt: skip
-                assert done.returncode == 0, done.stderr
-                report = json.loads(done.stdout)
+                report = _synced(place)
                 assert (report["point"], report["consistency"], report["warnings"]) == (number, "crash", [])
                 assert sorted(path.name for path in subvolume.iterdir()) == ["웹 1"]
                 _check_records((replica / VM / "disks/records.vhd").read_bytes())
@@ -141,23 +150,72 @@ def _check_records(data: bytes) -> None:
     assert max(numbers) <= last + 1
 
 
-@pytest.mark.parametrize("disk", [r"\\nas1\vms\웹 1\디스크 1.vhdx", r"\\nas1\vms\a.vhdx"])
-async def test_a_shadow_copys_paths_are_those_of_the_disks_on_its_share(tmp_path: Path, disk: str) -> None:
-    """By what rpcclient prints, as its source has it: a server that makes shadow copies is not to be had here."""
-    programs = tmp_path / "bin"
-    programs.mkdir()
-    said = "6f1c(0a2b): share vms@{0A2B} exposed as a snapshot of \\\\\\\\NAS1\\\\vms"
-    (programs / "rpcclient").write_text(f'#!/bin/sh\nprintf "%s\\n" "$*" >> "{tmp_path}/asked"\nprintf "{said}\\n"\n')
-    (programs / "rpcclient").chmod(0o755)
-    command = (str(CONFIG / "hooks/shadow-copy.sh"), "nas1.example.net", "vms", "/etc/replicad/nas1.auth")
-    environ = {"PATH": f"{programs}:{os.environ['PATH']}", "STATE_DIRECTORY": str(tmp_path)}
-    async with command_stage(tmp_path) as stage:
-        wrapped = ("env", *(f"{name}={text}" for name, text in environ.items()), *command)
-        async with stage.snapshots(wrapped, wrapped).taken([disk], application=False) as taken:
-            assert taken.places == (parse_address(disk.replace(r"\vms", r"\vms@{0A2B}")),)
-        await asyncio.sleep(0)
-    asked = (tmp_path / "asked").read_text().splitlines()
-    assert [line.rpartition(" -c ")[2] for line in asked] == [
-        "fss_create_expose backup ro vms", "fss_delete vms 6f1c 0a2b",
-    ]  # fmt: skip
-    assert list((tmp_path / "hooks").iterdir()) == []
+@contextmanager
+def _server_with_shadow_copies(where: Path) -> Iterator[PrivateSamba]:
+    """A server whose share `vms` lies on btrfs, and has its snapshots made by a script."""
+    subvolume, script = where / "vms", where / "snapshots.sh"
+    subprocess.run(["btrfs", "subvolume", "create", str(subvolume)], check=True, timeout=60, capture_output=True)
+    script.write_text(_SNAPSHOTS)
+    script.chmod(0o755)
+    settings = {"registry shares": "yes", "include": "registry"}
+    with running_samba({"others": SambaShare(where / "others")}, settings=settings) as server:
+        conf = ("net", "-s", str(server.configuration_path), "conf")
+        _done(*conf, "addshare", "vms", str(subvolume), "writeable=y", "guest_ok=n")
+        _done(*conf, "setparm", "vms", "vfs objects", "shell_snap")
+        for name, word in (("check path", "check"), ("create", "create"), ("delete", "delete")):
+            _done(*conf, "setparm", "vms", f"shell_snap:{name} command", f"{script} {word}")
+        server.restart()
+        yield server
+
+
+def _done(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done
+    return done.stdout
+
+
+@pytest.mark.root
+@pytest.mark.samba
+def test_a_shadow_copy_is_made_by_a_real_server_read_as_its_share_and_deleted(tmp_path: Path) -> None:
+    if not list(Path("/usr/lib").glob("*/samba/vfs/shell_snap.so")):
+        pytest.skip("samba-vfs-modules is not installed")
+    with mounted("btrfs") as where, site(tmp_path / "설치") as place:
+        for directory in (where.parent, where):
+            directory.chmod(0o755)
+        with _server_with_shadow_copies(where) as server:
+            source, replica = where / "vms/웹 1", place.base / "사본"
+            (source / "sub").mkdir(parents=True)
+            replica.mkdir()
+            make_vhdx(source / "sub/디스크 🖴.vhdx", 1)
+            raw = source / "records.vhd"
+            raw.write_bytes(bytes(1 << 20))
+            authentication = place.base / "auth"
+            authentication.write_text(f"username = {server.username}\npassword = {server.password}\n")
+            authentication.chmod(0o600)
+            hook = [str(CONFIG / "hooks/shadow-copy.sh"), "127.0.0.1", "vms", str(authentication), str(server.port)]
+            command = ["env", f"STATE_DIRECTORY={place.base}", *hook]
+            machine = {
+                "source": r"\\nas\vms\웹 1", "replica": str(replica), "every": "manual",
+                "consistency": {"method": "command", "snapshot": command, "release": command},
+            }  # fmt: skip
+            place.write({"nas": described_server(place.base, "nas", Server(server, server.port))}, {VM: machine})
+            with _writing(raw):
+                report = _synced(place)
+            assert (report["point"], report["consistency"], report["warnings"]) == (1, "crash", [])
+            _check_records((replica / VM / "disks/records.vhd").read_bytes())
+            copy = replica / VM / "disks/sub/디스크 🖴.vhdx"
+            assert copy.read_bytes() == (source / "sub/디스크 🖴.vhdx").read_bytes()
+            assert list(where.glob("snap-*")) == []
+            assert list((place.base / "hooks").iterdir()) == []
+            assert _done("net", "-s", str(server.configuration_path), "conf", "listshares").split() == ["vms"]
+
+
+def _synced(place: Site) -> dict[str, Any]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, "sync", VM, "--standalone", "--json", "--config", place.config],
+        capture_output=True, text=True, timeout=100, check=False,
+        env={**os.environ, "PYTHONPATH": str(CONFIG.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
