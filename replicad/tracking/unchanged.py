@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import inf
 
 from replicad.model.changes import ChangeSet, Outside
 from replicad.model.clock import Clock
@@ -63,7 +64,7 @@ class UnchangedFileTracker:
         here_s = self._clock.monotonic_s()
         # It begins anew when this host does, and then says too little, never too much.
         self._seen_s[file.path] = min(seen_s, here_s)
-        if marked_s - seen_s <= GRAIN_S:
+        if not GRAIN_S < marked_s - seen_s < inf:
             return Untold("the file had been changed shortly before it was read last, so its times prove nothing")
         return ChangeSet((), Outside.UNCHANGED, Provenance.UNCHANGED_FILE)
 
