@@ -14,6 +14,7 @@ from typing import TypeVar
 from replicad.model.agenda import Agenda, LatestPoint
 from replicad.model.points import Consistency
 from replicad.model.runs import Failure, Outcome, Run, Severity, Trigger
+from replicad.model.tracking_words import TrackerMistake
 
 Value = int | str | None
 Word = TypeVar("Word", bound=StrEnum)
@@ -27,11 +28,12 @@ FAILURE_COLUMNS = ("failure_text", "failure_error", "failure_severity", "failure
 RUN_COLUMNS = (
     "triggered_by", "due_at", "started_at", "missed", "ended_at", "outcome", "kind", "point", "scanned_bytes",
     "changed_bytes", "sent_bytes", *FAILURE_COLUMNS, "undo_bytes", "consistency", "point_time", "provenance",
-    "resumed", "attempts",
+    "resumed", "attempts", "tracking",
 )  # fmt: skip
 AGENDA_COLUMNS = (
     "due_at", "retry_at", "requested_at", "resync_requested", "failures", *FAILURE_COLUMNS, "paused_at",
-    "latest_number", "latest_time", "latest_consistency", "left_at",
+    "latest_number", "latest_time", "latest_consistency", "left_at", "mistake_point", "mistake_at", "mistake_text",
+    "checked_point", "tracking",
 )  # fmt: skip
 
 
@@ -51,6 +53,7 @@ def run_values(run: Run) -> tuple[Value, ...]:
         optional_microseconds(run.ended_at), run.outcome, run.kind, run.point, run.scanned_bytes, run.changed_bytes,
         run.sent_bytes, *_failure_values(run.failure), run.undo_bytes, run.consistency,
         optional_microseconds(run.point_time), run.provenance, int(run.resumed), run.attempts,
+        storable("\n".join(run.tracking)),
     )  # fmt: skip
 
 
@@ -58,7 +61,7 @@ def run_of(number: object, vm: object, row: Sequence[object]) -> Run:
     """The run in a row of `RUN_COLUMNS`. SenselessRowError."""
     trigger, due_at, started_at, missed, ended_at, outcome, kind, point, scanned, changed, sent, *rest = row
     failure, made = rest[: len(FAILURE_COLUMNS)], rest[len(FAILURE_COLUMNS) :]
-    undo_bytes, consistency, point_time, provenance, resumed, attempts = made
+    undo_bytes, consistency, point_time, provenance, resumed, attempts, tracking = made
     return Run(
         vm=as_text(vm),
         trigger=as_word(Trigger, trigger, Trigger.SCHEDULE),
@@ -79,6 +82,7 @@ def run_of(number: object, vm: object, row: Sequence[object]) -> Run:
         provenance=None if provenance is None else as_text(provenance),
         resumed=bool(as_integer(resumed)),
         attempts=None if attempts is None else as_integer(attempts),
+        tracking=tuple(as_text(tracking).splitlines()),
         number=as_integer(number),
     )
 
@@ -91,14 +95,16 @@ def agenda_values(agenda: Agenda) -> tuple[Value, ...]:
         optional_microseconds(agenda.requested_at), int(agenda.resync_requested), agenda.failures,
         *_failure_values(agenda.failure), optional_microseconds(agenda.paused_at),
         *((None,) * 3 if latest is None else (latest.number, to_microseconds(latest.time), latest.consistency)),
-        optional_microseconds(agenda.left_at),
+        optional_microseconds(agenda.left_at), *_mistake_values(agenda.mistake), agenda.checked_point,
+        storable("\n".join(agenda.tracking)),
     )  # fmt: skip
 
 
 def agenda_of(vm: object, row: Sequence[object]) -> Agenda:
     """The agenda in a row of `AGENDA_COLUMNS`. SenselessRowError."""
     due_at, retry_at, requested_at, resync_requested, failures, *rest = row
-    paused_at, number, time, consistency, left_at = rest[len(FAILURE_COLUMNS) :]
+    paused_at, number, time, consistency, left_at, *tracking = rest[len(FAILURE_COLUMNS) :]
+    *mistake, checked_point, lines = tracking
     return Agenda(
         vm=as_text(vm),
         due_at=as_optional_time(due_at),
@@ -112,7 +118,21 @@ def agenda_of(vm: object, row: Sequence[object]) -> Agenda:
         if number is None
         else LatestPoint(as_integer(number), as_time(time), as_word(Consistency, consistency, Consistency.FUZZY)),
         left_at=as_optional_time(left_at),
+        mistake=_mistake_of(mistake),
+        checked_point=as_integer(checked_point),
+        tracking=tuple(as_text(lines).splitlines()),
     )
+
+
+def _mistake_values(mistake: TrackerMistake | None) -> tuple[Value, ...]:
+    if mistake is None:
+        return (None,) * 3
+    return (mistake.point, to_microseconds(mistake.at), storable(mistake.text))
+
+
+def _mistake_of(row: Sequence[object]) -> TrackerMistake | None:
+    point, at, text = row
+    return None if point is None else TrackerMistake(as_integer(point), as_time(at), as_text(text))
 
 
 def _failure_values(failure: Failure | None) -> tuple[Value, ...]:

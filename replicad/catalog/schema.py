@@ -117,7 +117,18 @@ _VERSION_3: Migration = (
     """,
 )
 
-MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2, _VERSION_3)
+_VERSION_4: Migration = (
+    # What a tracker was wrong about, until somebody has seen it; up to which point that was looked for; and how the
+    # last cycle knew what had changed, a line each.
+    "ALTER TABLE agenda ADD COLUMN mistake_point INTEGER",
+    "ALTER TABLE agenda ADD COLUMN mistake_at INTEGER",
+    "ALTER TABLE agenda ADD COLUMN mistake_text TEXT",
+    "ALTER TABLE agenda ADD COLUMN checked_point INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE agenda ADD COLUMN tracking TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE run ADD COLUMN tracking TEXT NOT NULL DEFAULT ''",
+)
+
+MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
 """The nth leads from version n to n + 1; version 0 is an empty file. Those that were released never change."""
 
 

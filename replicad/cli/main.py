@@ -28,6 +28,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "sync": ("replicad.cli.sync", "Run a cycle of replication now."),
     "pause": ("replicad.cli.pause", "Have the daemon begin no cycle of a virtual machine."),
     "resume": ("replicad.cli.resume", "Have it begin cycles again."),
+    "acknowledge": ("replicad.cli.acknowledge", "Tell it that a warning about a tracker of changes has been seen."),
     "reload": ("replicad.cli.reload", "Have the daemon read its configuration again."),
     "status": ("replicad.cli.status", "Tell how each virtual machine's replication stands."),
     "dashboard": ("replicad.cli.dashboard", "Print where the dashboard is, for a browser to sign in."),

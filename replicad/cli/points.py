@@ -87,6 +87,8 @@ def _kept_by(target: ReplicaTarget, listed: PointList) -> dict[int, tuple[str, .
 
 
 def _facts(point: RecoveryPoint, kept_by: tuple[str, ...]) -> dict[str, Any]:
+    from replicad.model.tracking_words import trust_facts
+
     counted = point.statistics
     return {
         "number": point.number,
@@ -97,7 +99,15 @@ def _facts(point: RecoveryPoint, kept_by: tuple[str, ...]) -> dict[str, Any]:
         "sent_bytes": counted.sent_bytes,
         "undo_bytes": counted.undo_bytes,
         "disks": [
-            {"path": d.path, "kind": d.kind.value, "size_bytes": d.size_bytes, "change": d.change.value}
+            {
+                "path": d.path,
+                "kind": d.kind.value,
+                "size_bytes": d.size_bytes,
+                "change": d.change.value,
+                "provenance": d.provenance.value,
+                "note": d.note,
+                "trust": None if d.trust is None else trust_facts(d.trust),
+            }
             for d in point.disks
         ],
         "removed": [r.path for r in point.removed],

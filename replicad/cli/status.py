@@ -44,23 +44,23 @@ def command(vm: str | None, watching: bool, config: Path | None, as_json: bool, 
         return
     daemon = None if standalone else running_daemon(config)
     if daemon is not None:
-        _print(look(daemon, vm), as_json, from_daemon=True)
+        _print(look(daemon, vm), as_json, from_daemon=True, in_detail=vm is not None)
         return
     from .run_async import run_async
 
     settings = load_configuration(config)
     machines = [settings.machine(vm)] if vm else list(settings.virtual_machines.values())
     rows = run_async(_look(settings, machines, nobody))
-    _print([_facts(*row) for row in rows], as_json, from_daemon=False)
+    _print([_facts(*row) for row in rows], as_json, from_daemon=False, in_detail=vm is not None)
 
 
-def _print(machines: list[dict[str, Any]], as_json: bool, *, from_daemon: bool) -> None:
+def _print(machines: list[dict[str, Any]], as_json: bool, *, from_daemon: bool, in_detail: bool) -> None:
     if as_json:
         print_json(machines)
         return
     from datetime import UTC, datetime
 
-    from .status_table import DAEMON_HEADERS, HEADERS, RIGHT, daemon_row, reasons, row, verifications
+    from .status_table import DAEMON_HEADERS, HEADERS, RIGHT, daemon_row, reasons, row, tracking, verifications
 
     now = datetime.now(UTC)
     if from_daemon:
@@ -70,7 +70,7 @@ def _print(machines: list[dict[str, Any]], as_json: bool, *, from_daemon: bool) 
     for machine in machines:
         for reason in reasons(machine):
             print_line(reason)
-        for line in verifications(machine, now):
+        for line in (*verifications(machine, now), *(tracking(machine) if in_detail else ())):
             print_line(line)
 
 
@@ -100,6 +100,8 @@ async def _look_at(machine: VirtualMachine, shares: Shares) -> Row:
 
 
 def _facts(machine: VirtualMachine, standing: Standing, seen: Seen) -> dict[str, Any]:
+    from replicad.model.tracking_words import tracking_in_words
+
     point = seen.latest
     last = {"number": point.number, "time": point.time.isoformat(), "consistency": point.consistency} if point else None
     return {
@@ -112,4 +114,5 @@ def _facts(machine: VirtualMachine, standing: Standing, seen: Seen) -> dict[str,
         "rpo_s": machine.rpo_s,
         "progress": None,
         "next_run": None,
+        "tracking": list(tracking_in_words(point.disks)) if point else [],
     }

@@ -72,6 +72,11 @@ def verifications(machine: Machine, now: datetime) -> list[str]:
     return [f"{machine['vm']}: verified {ago} ago: sound{note}"]
 
 
+def tracking(machine: Machine) -> list[str]:
+    """How the last cycle knew what had changed, and how far that was checked, a line each."""
+    return [f"{machine['vm']}: tracking: {line}" for line in machine.get("tracking", ())]
+
+
 def worst_first(machines: Sequence[Machine]) -> list[Machine]:
     """Those that are not well, then those with a cycle under way, then the rest."""
     return sorted(machines, key=lambda m: (_BADNESS.get(m["health"], 2), m.get("run") is None))

@@ -121,6 +121,7 @@ def _facts(report: CycleReport) -> dict[str, Any]:
         "provenance": report.provenance,
         "resumed": report.resumed,
         "attempts": report.attempts,
+        "tracking": list(report.tracking),
         "warnings": list(point.warnings),
     }
 

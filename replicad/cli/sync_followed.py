@@ -75,5 +75,6 @@ def _facts(run: Run, warnings: list[str]) -> dict[str, Any]:
         "provenance": run["provenance"],
         "resumed": run["resumed"],
         "attempts": run["attempts"],
+        "tracking": run["tracking"],
         "warnings": warnings,
     }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from .points import Consistency
 from .runs import Failure, Severity, Trigger
 from .schedule import LONGEST_RETRY_S, Schedule, retry_at
+from .tracking_words import TrackerMistake
 
 FORGOTTEN_AFTER = timedelta(days=30)
 """How long what was known of a machine is kept after it has left the configuration."""
@@ -30,6 +32,8 @@ class Agenda:
     `requested_at` when somebody asked for one that has not begun; with `resync_requested` it is to believe nothing.
     `failures` counts transient ones in a row, `failure` is what the last cycle ended with, None if it went well.
     `paused_at` is since when no cycle begins by itself, `left_at` since when the machine is not kept any more.
+    `mistake` is the last one of a tracker that nobody has acknowledged; points up to `checked_point` were looked
+    through for them. `tracking` says how the last cycle that was done knew what had changed, a line each.
     """
 
     vm: str
@@ -42,6 +46,9 @@ class Agenda:
     paused_at: datetime | None = None
     latest: LatestPoint | None = None
     left_at: datetime | None = None
+    mistake: TrackerMistake | None = None
+    checked_point: int = 0
+    tracking: tuple[str, ...] = ()
 
 
 def next_wanted(agenda: Agenda) -> datetime | None:
@@ -70,6 +77,20 @@ def begun(agenda: Agenda, schedule: Schedule, now: datetime) -> tuple[Agenda, Tr
 def ended_well(agenda: Agenda, latest: LatestPoint) -> Agenda:
     """The agenda once a cycle has committed a point."""
     return replace(agenda, failures=0, failure=None, retry_at=None, resync_requested=False, latest=latest)
+
+
+def tracked(
+    agenda: Agenda, tracking: tuple[str, ...], mistakes: Sequence[TrackerMistake], checked_point: int
+) -> Agenda:
+    """The agenda once it is known how a cycle knew what had changed, and what the points up to `checked_point` tell of
+    trackers that were wrong, but for those that were looked through before."""
+    mistake = mistakes[-1] if mistakes else agenda.mistake
+    return replace(agenda, tracking=tracking, mistake=mistake, checked_point=checked_point)
+
+
+def acknowledged(agenda: Agenda) -> Agenda:
+    """The agenda once somebody has seen that a tracker was wrong."""
+    return replace(agenda, mistake=None)
 
 
 def ended_badly(agenda: Agenda, failure: Failure) -> Agenda:

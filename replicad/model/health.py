@@ -46,7 +46,7 @@ class Health(StrEnum):
 class Observation:
     """What was seen of a replica: its latest point's time and consistency if it has one, a cycle under way or
     interrupted, who holds its lock, or why it could not be looked at. `damaged`: sentences about records that had to be
-    taken from their copies."""
+    taken from their copies. `mistakes`: what the latest point tells of trackers that were found wrong."""
 
     point_time: datetime | None = None
     consistency: Consistency | None = None
@@ -54,6 +54,7 @@ class Observation:
     locked_by: str | None = None
     error: str | None = None
     damaged: tuple[str, ...] = ()
+    mistakes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,7 @@ def judge(seen: Observation, rpo_s: int | None, now: datetime) -> Standing:
             interrupted=seen.pending is not None and not under_way, number=seen.pending,
         ),
         *_about_content(seen.consistency, seen.damaged),
+        *((Health.WARNING, f"a tracker of changes was found wrong: {text}") for text in seen.mistakes),
     ]  # fmt: skip
     return _verdict(State.INITIAL if lag_s is None else State.REPLICATING, found, lag_s)
 
@@ -136,6 +138,7 @@ def standing(agenda: Agenda, around: Circumstances, rpo_s: int | None, now: date
         *_about_missed(around.statistics),
         *_about_content(latest.consistency if latest else None, around.damaged),
         *_about_verification(agenda.vm, around, now),
+        *_about_mistake(agenda, now),
     ]  # fmt: skip
     return _verdict(_state(agenda, around), found, lag_s)
 
@@ -229,6 +232,18 @@ def _about_verification(vm: str, around: Circumstances, now: datetime) -> list[_
         )
         found.append((Health.WARNING, text))
     return found
+
+
+def _about_mistake(agenda: Agenda, now: datetime) -> list[_Finding]:
+    mistake = agenda.mistake
+    if mistake is None:
+        return []
+    ago = duration_in_words(max(0, (now - mistake.at).total_seconds()))
+    text = (
+        f"a tracker of changes was found wrong {ago} ago: {mistake.text}; point {mistake.point} is right, and those "
+        f"before it may lack changes; 'replicad acknowledge {agenda.vm}' says that you know"
+    )
+    return [(Health.WARNING, text)]
 
 
 def _about_failure(agenda: Agenda, around: Circumstances, rpo_s: int | None, now: datetime) -> list[_Finding]:

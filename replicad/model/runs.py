@@ -71,7 +71,8 @@ class Run:
     """One cycle of a VM. `due_at` is when it was wanted; `missed` counts the due times that it stands for beside its
     own. While it is under way `ended_at` and `outcome` are None; what comes after these, but for `failure`, is known
     of one that is done. `provenance` is how it was known what may have changed; one that was `resumed` went on with
-    an earlier one, and `attempts` is how often it was begun itself (None: an older version ran it)."""
+    an earlier one, and `attempts` is how often it was begun itself (None: an older version ran it). `tracking` is
+    `provenance` in words, with what came of checking it, a line each."""
 
     vm: str
     trigger: Trigger
@@ -94,3 +95,4 @@ class Run:
     provenance: str | None = None
     resumed: bool = False
     attempts: int | None = None
+    tracking: tuple[str, ...] = ()

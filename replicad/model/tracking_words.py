@@ -2,9 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 
-from .points import Change, DiskState, Provenance, Trust
+from .points import Change, DiskState, Provenance, RecoveryPoint, Trust
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerMistake:
+    """A tracker was found wrong at the time `at` (UTC), in the cycle of this point; `text` says about what, without a
+    full stop."""
+
+    point: int
+    at: datetime
+    text: str
+
+
+def mistakes_of(points: Iterable[RecoveryPoint]) -> tuple[TrackerMistake, ...]:
+    """What the records of these points tell of trackers that were wrong, in the order in which it was found."""
+    found = [
+        TrackerMistake(point.number, disk.trust.mistake.found, mistake_in_words(disk.path, disk.trust))
+        for point in points
+        for disk in point.disks
+        if disk.trust is not None and disk.trust.mistake is not None
+    ]
+    return tuple(sorted(found, key=lambda mistake: (mistake.point, mistake.at)))
 
 
 def mistake_in_words(path: str, trust: Trust) -> str:
@@ -14,6 +38,17 @@ def mistake_in_words(path: str, trust: Trust) -> str:
         return ""
     which = f"chunk {mistake.chunk}" if mistake.chunks == 1 else f"{mistake.chunks} chunks, the first {mistake.chunk},"
     return f"{path}: {mistake.tracker.value} called {which} unchanged, and that was wrong; the whole disk was read"
+
+
+def trust_facts(trust: Trust) -> dict[str, Any]:
+    """What `--json` and the API tell of it."""
+    mistake = trust.mistake
+    return {
+        "checked_chunks": trust.checked_chunks,
+        "unchanged_chunks": trust.unchanged_chunks,
+        "wrong_chunks": 0 if mistake is None else mistake.chunks,
+        "tracker": None if mistake is None else mistake.tracker,
+    }
 
 
 def tracking_in_words(disks: Sequence[DiskState]) -> tuple[str, ...]:

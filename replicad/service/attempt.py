@@ -14,6 +14,7 @@ from replicad.model.agenda import Agenda, LatestPoint
 from replicad.model.clock import Clock
 from replicad.model.errors import LockedError, ReplicadError, StuckError
 from replicad.model.runs import Failure, Outcome, Run, Severity, failure_of
+from replicad.model.tracking_words import TrackerMistake, mistakes_of
 from replicad.workflows.replicate import CycleReport
 
 from .events import Event, Trouble
@@ -27,6 +28,10 @@ class Cycles(Protocol):
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """One cycle, told to `watch`. Cancelling it leaves what the next one goes on with."""
+
+    async def mistakes_after(self, vm: str, number: int) -> tuple[TrackerMistake, ...] | None:
+        """What the points after this one tell of trackers that were found wrong, read without the replica's lock; None
+        if it can't be looked at."""
 
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """What the replica shows, without its lock; None if it shows nothing or can't be looked at."""
@@ -42,6 +47,10 @@ class Attempt:
     run: Run
     watch: Watch
     resync: bool
+    checked_point: int = 0
+    """Up to which point it is known what trackers were found wrong about."""
+    mistakes: tuple[TrackerMistake, ...] | None = None
+    """What was found since; None: nobody else made points, or they can't be looked at."""
     task: asyncio.Task[None] | None = None
     has_begun: bool = False
     """Whether the task has taken its first step."""
@@ -70,7 +79,11 @@ class Attempt:
 
     async def _report(self, cycles: Cycles, clock: Clock) -> CycleReport | Failure:
         try:
-            return await cycles.run(self.run.vm, self.watch, resync=self.resync)
+            report = await cycles.run(self.run.vm, self.watch, resync=self.resync)
+            if (report.point.previous or 0) > self.checked_point:
+                # Somebody else made points meanwhile, say 'replicad sync --standalone'.
+                self.mistakes = await cycles.mistakes_after(self.run.vm, self.checked_point)
+            return report
         except LockedError as error:
             # Another host does the work, and as long as it does the objective is kept.
             self.seen = await cycles.latest_point(self.run.vm)
@@ -101,8 +114,11 @@ def _waits_in(task: asyncio.Task[None]) -> traceback.StackSummary:
     return traceback.StackSummary.extract(iter(frames))
 
 
-def ended(run: Run, agenda: Agenda, came: CycleReport | Failure | None, now: datetime) -> tuple[Run, Agenda]:
-    """The run and the agenda after what came of a cycle. Pure."""
+def ended(
+    run: Run, agenda: Agenda, came: CycleReport | Failure | None, now: datetime,
+    mistakes: tuple[TrackerMistake, ...] | None = None,
+) -> tuple[Run, Agenda]:  # fmt: skip
+    """The run and the agenda after what came of a cycle; `mistakes` as in `Attempt`. Pure."""
     match came:
         case None:
             return replace(run, ended_at=now, outcome=Outcome.INTERRUPTED), agendas.interrupted(agenda, now)
@@ -115,8 +131,13 @@ def ended(run: Run, agenda: Agenda, came: CycleReport | Failure | None, now: dat
                 scanned_bytes=counted.scanned_bytes, changed_bytes=counted.changed_bytes, sent_bytes=counted.sent_bytes,
                 undo_bytes=counted.undo_bytes, consistency=point.consistency, point_time=point.time,
                 provenance=came.provenance, resumed=came.resumed, attempts=came.attempts,
+                tracking=came.tracking,
             )  # fmt: skip
-            return run, agendas.ended_well(agenda, LatestPoint(point.number, point.time, point.consistency))
+            agenda = agendas.ended_well(agenda, LatestPoint(point.number, point.time, point.consistency))
+            is_checked = mistakes is not None or (point.previous or 0) <= agenda.checked_point
+            checked_point = point.number if is_checked else agenda.checked_point
+            found = mistakes_of([point]) if mistakes is None else mistakes
+            return run, agendas.tracked(agenda, came.tracking, found, checked_point)
 
 
 async def to_the_end(work: Awaitable[T]) -> T:

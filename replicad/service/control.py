@@ -162,6 +162,10 @@ class Control:
         """As `Supervisor.resume`."""
         await self._supervisor.resume(vm)
 
+    async def acknowledge(self, vm: str) -> None:
+        """As `Supervisor.acknowledge`."""
+        await self._supervisor.acknowledge(vm)
+
     async def runs(
         self, vm: str | None = None, since: datetime | None = None, limit: int = 100, before: int | None = None
     ) -> tuple[Run, ...]:

@@ -11,6 +11,7 @@ import structlog
 from replicad.model.agenda import LatestPoint
 from replicad.model.errors import ReplicadError
 from replicad.model.progress import Alarmed, Observer, ProgressEvent, Said
+from replicad.model.tracking_words import TrackerMistake, mistakes_of
 from replicad.replica.directory import check_is_replica_of
 from replicad.settings import Settings
 from replicad.workflows.context import Context
@@ -87,6 +88,14 @@ class ConfiguredCycles:
                 return await verify(share, vm, None, ctx, covered)
             source = await open_source(machine, shares, ctx)
             return await verify_and_repair(share, vm, source, ctx, covered)
+
+    async def mistakes_after(self, vm: str, number: int) -> tuple[TrackerMistake, ...] | None:
+        """As `Cycles.mistakes_after`."""
+        try:
+            listed = await self.points(vm)
+        except ReplicadError:
+            return None
+        return mistakes_of(point for point in listed.points if point.number > number)
 
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """As `Cycles.latest_point`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from replicad.model.agenda import LatestPoint
+from replicad.model.tracking_words import TrackerMistake
 from replicad.workflows.replicate import CycleReport
 
 from .attempt import Cycles
@@ -20,6 +21,10 @@ class CyclesFirst:
         """As `Cycles.run`."""
         async with self._verifier.cycle(vm, watch):
             return await self._cycles.run(vm, watch, resync=resync)
+
+    async def mistakes_after(self, vm: str, number: int) -> tuple[TrackerMistake, ...] | None:
+        """As `Cycles.mistakes_after`."""
+        return await self._cycles.mistakes_after(vm, number)
 
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """As `Cycles.latest_point`."""

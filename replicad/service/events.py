@@ -41,7 +41,7 @@ class VerificationEnded:
 
 @dataclass(frozen=True, slots=True)
 class MachineChanged:
-    """A machine was paused, resumed, added, removed, or got another schedule."""
+    """A machine was paused, resumed, acknowledged, added, removed, or got another schedule."""
 
     vm: str
 

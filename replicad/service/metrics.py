@@ -145,6 +145,10 @@ class Picture(Collector):
         yield self._gauge("running", "1 while a cycle is under way.", lambda view: float(view.run is not None))
         yield self._gauge("paused", "1 while paused.", lambda view: float(view.agenda.paused_at is not None))
         yield self._gauge(
+            "tracker_mistake", "1 while nobody has acknowledged that a tracker of changes was found wrong.",
+            lambda view: float(view.agenda.mistake is not None),
+        )  # fmt: skip
+        yield self._gauge(
             "failures", "Transient failures in a row, which are tried again.", lambda view: view.agenda.failures
         )
 

@@ -184,6 +184,12 @@ class Supervisor:
         machine = self._machine(vm)
         await self._turn(machine, agendas.resumed(machine.agenda, self._clock.now()))
 
+    async def acknowledge(self, vm: str) -> None:
+        """Somebody has seen that a tracker was found wrong; fine if none was. NotFoundError."""
+        machine = self._machine(vm)
+        if machine.agenda.mistake is not None:
+            await self._turn(machine, agendas.acknowledged(machine.agenda))
+
     async def run(self) -> None:
         """Run cycles until cancelled; then stop those under way, and return when all of that is written down: after a
         few seconds at most, whatever they wait for."""
@@ -270,7 +276,9 @@ class Supervisor:
         after, trigger, missed = agendas.begun(before, machine.schedule, now)
         run = Run(before.vm, trigger, machine.wanted or now, now, missed)
         machine.turn_to(after)
-        attempt = Attempt(run, Watch(self._clock.monotonic_s()), before.resync_requested, waiting=machine.asking)
+        attempt = Attempt(
+            run, Watch(self._clock.monotonic_s()), before.resync_requested, before.checked_point, waiting=machine.asking
+        )
         machine.attempt, machine.asking = attempt, []
         attempt.task = group.create_task(self._cycle(machine, attempt), name=f"cycle of {before.vm}")
         self._under_way[attempt.task] = attempt
@@ -284,7 +292,7 @@ class Supervisor:
             attempt.run = begun or attempt.run
             self._tell(CycleBegan(attempt.run))
             came = await attempt.work(self._cycles, self._clock, self._tell)
-            attempt.run, agenda = ended(attempt.run, machine.agenda, came, self._clock.now())
+            attempt.run, agenda = ended(attempt.run, machine.agenda, came, self._clock.now(), attempt.mistakes)
             machine.turn_to(replace(agenda, latest=attempt.seen or agenda.latest))
             await self._remember(
                 self._memory.finish(attempt.run, machine.agenda)

@@ -22,7 +22,7 @@ from replicad.model.points import (
 )
 from replicad.model.progress import PhaseStarted, Warned, warn_once
 from replicad.model.retention import Keep
-from replicad.model.tracking_words import mistake_in_words
+from replicad.model.tracking_words import mistake_in_words, tracking_in_words
 from replicad.replica.cycle import Cycle, begin_cycle, choose_new_disks
 from replicad.replica.directory import Replica, adopt_source, check_belongs, create_replica, open_replica
 from replicad.replica.fence import Fence
@@ -74,6 +74,11 @@ class CycleReport:
         """How it was known which parts of the disks may have changed; by more than one name, joined by `+`, where the
         disks differ."""
         return "+".join(sorted({disk.provenance.value for disk in self.point.disks}))
+
+    @property
+    def tracking(self) -> tuple[str, ...]:
+        """The same in words, with what came of checking it, and why disks were read whole; a line each."""
+        return tracking_in_words(self.point.disks)
 
 
 @dataclass(slots=True)

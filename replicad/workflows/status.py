@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from replicad.model.errors import ReplicadError
 from replicad.model.health import Observation
 from replicad.model.points import RecoveryPoint
+from replicad.model.tracking_words import mistakes_of
 from replicad.replica.directory import check_is_replica_of, list_numbers, open_replica, read_point
 from replicad.replica.layout import Layout
 from replicad.storage.port import Share
@@ -40,6 +41,7 @@ async def look_at_replica(share: Share, vm: str) -> Seen:
             numbers.pending,
             f"{holder.host}, process {holder.pid}" if holder else None,
             damaged=tuple(said),
+            mistakes=tuple(mistake.text for mistake in mistakes_of([latest] if latest else [])),
         ),
         latest,
     )

@@ -7,7 +7,7 @@ import os
 import re
 import stat
 from contextlib import AsyncExitStack, suppress
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,6 +15,19 @@ import httpx
 import pytest
 
 from replicad.model.errors import BusyError, ConfigError, LockedError, PermanentError, UnreachableError
+from replicad.model.points import (
+    Change,
+    Consistency,
+    CycleKind,
+    DiskState,
+    FileKind,
+    ManifestReference,
+    Mistake,
+    Provenance,
+    RecoveryPoint,
+    Statistics,
+    Trust,
+)
 from replicad.model.progress import Advanced, PhaseStarted, Warned
 from replicad.service.api import server
 from replicad.service.api.doors import open_doors
@@ -25,6 +38,7 @@ from replicad.settings import SettingsError
 from replicad.settings.load import parse
 from tests.support.live_api import OTHER, TOKEN, VM, configuration, events_of, free_port, live_api
 
+WHEN = datetime(2026, 1, 31, 12, tzinfo=UTC)
 AT = f"/vms/{quote(VM)}"
 STREAM = {"Accept": "text/event-stream"}
 
@@ -63,7 +77,7 @@ async def test_machines_are_told_as_they_stand(tmp_path: Path) -> None:
         )  # fmt: skip
         assert {key for key, value in idle.items() if value is None} == {
             "last_point", "lag_s", "progress", "next_run", "paused_since", "run", "verification", "verifying",
-            "next_verification",
+            "next_verification", "mistake",
         }  # fmt: skip
         assert idle["rpo_s"] == 3600
         taken = await client.post(f"{AT}/sync")
@@ -183,6 +197,39 @@ async def test_a_pause_ends_the_stream_of_a_cycle_that_will_not_begin(tmp_path: 
         assert f"Run 'replicad resume {VM}' first" in refused.json()["error"]["text"]
         resumed = (await client.post(f"{AT}/resume")).json()
         assert (resumed["paused_since"], resumed["state"]) == (None, "initial")
+
+
+async def test_what_a_tracker_was_wrong_about_is_a_warning_until_it_is_acknowledged(tmp_path: Path) -> None:
+    """A standalone sync found it: the daemon hears of it from the point's record, at its next cycle."""
+    wrong = Trust(16, 99, Mistake(Provenance.EXTENTS, 7, 1, WHEN))
+    disk = DiskState(
+        "22" * 16, "웹 🖥.vhdx", FileKind.DISK, 1 << 20, 1 << 16, Change.DELTA, Provenance.FULL_SCAN,
+        ManifestReference(3, "33" * 32), None, Statistics(), wrong,
+    )  # fmt: skip
+    point = RecoveryPoint(
+        1, "r", VM, 1, None, WHEN, CycleKind.DELTA, Consistency.CRASH, 1, "h", (disk,), (), (), Statistics()
+    )
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(live_api(configuration(tmp_path), points={VM: [point]}))
+        client = await stack.enter_async_context(api.client())
+        assert (await client.get(AT)).json()["mistake"] is None
+        for _ in range(2):
+            async with client.stream("POST", f"{AT}/sync", headers={"Accept": "text/event-stream"}) as response:
+                _ = [one async for one in events_of(response)]
+            found = (await client.get(AT)).json()
+            assert (found["health"], found["mistake"]["point"]) == ("warning", 1)
+            assert "웹 🖥.vhdx: extents called chunk 7 unchanged" in found["mistake"]["text"]
+            assert f"'replicad acknowledge {VM}'" in found["reasons"][0]
+        for _ in range(2):
+            answer = await client.post(f"{AT}/acknowledge")
+            assert (answer.status_code, answer.json()["health"], answer.json()["mistake"]) == (200, "normal", None)
+        async with client.stream("POST", f"{AT}/sync", headers={"Accept": "text/event-stream"}) as response:
+            _ = [one async for one in events_of(response)]
+        assert (await client.get(AT)).json()["health"] == "normal"
+        (told,) = (await client.get(f"{AT}/points")).json()["points"][0]["disks"]
+        assert (told["provenance"], told["note"]) == ("full-scan", "")
+        assert told["trust"] == {"checked_chunks": 16, "unchanged_chunks": 99, "wrong_chunks": 1, "tracker": "extents"}
+        assert _error(await client.post("/vms/none/acknowledge")) == (404, "NotFoundError", 10)
 
 
 async def test_all_events_reach_all_who_listen(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -21,6 +22,7 @@ from replicad.model.points import (
     DiskState,
     FileKind,
     ManifestReference,
+    Mistake,
     PendingDisk,
     Provenance,
     RecoveryPoint,
@@ -28,6 +30,7 @@ from replicad.model.points import (
     ReplicaRecord,
     Role,
     Statistics,
+    Trust,
     UndoReference,
 )
 from replicad.replica.layout import disk_key
@@ -46,9 +49,11 @@ COUNT = st.integers(0, (1 << 63) - 1)
 SIZE = st.integers(0, 64 << 40)
 CHUNK = st.integers(16, 22).map(lambda power: 1 << power)
 MANIFEST = st.builds(ManifestReference, st.integers(1, 1 << 40), DIGEST)
+_MISTAKE = st.builds(Mistake, st.sampled_from(Provenance), COUNT, st.just(1), TIME)
+TRUST = st.none() | st.builds(Trust, st.integers(1, 99), st.integers(99, 1 << 50), st.none() | _MISTAKE)
 _STATE = st.builds(
     DiskState, ID, PATH, st.sampled_from(FileKind), SIZE, CHUNK, st.sampled_from(Change), st.sampled_from(Provenance),
-    MANIFEST, st.none(), st.builds(Statistics, COUNT, COUNT, COUNT, COUNT, COUNT),
+    MANIFEST, st.none(), st.builds(Statistics, COUNT, COUNT, COUNT, COUNT, COUNT), TRUST, TEXT,
 )  # fmt: skip
 UNDO = st.none() | st.builds(UndoReference, SIZE, COUNT, COUNT, DIGEST, st.sampled_from([".undo", ".7.merged"]))
 NUMBER = st.integers((1 << 20) + 12, 1 << 40)
@@ -138,6 +143,10 @@ SENSE = DiskState(
         {"undo": UndoReference(1, 1, 1, "44" * 32, "../4/sub%2Fweb.vhdx.undo")},
         {"undo": UndoReference(1, 1, 1, "44" * 32, "web.vhdx.undo")},
         {"undo": UndoReference(1, 1, 1, "44" * 32, "sub%2Fweb.vhdx.0.merged")},
+        {"trust": Trust(-1, 5)}, {"trust": Trust(6, 5)}, {"trust": Trust(0, 1 << 65)},
+        {"trust": Trust(5, 5, Mistake(Provenance.EXTENTS, -1, 1, datetime(2026, 1, 1, tzinfo=UTC)))},
+        {"trust": Trust(5, 5, Mistake(Provenance.EXTENTS, 1, 6, datetime(2026, 1, 1, tzinfo=UTC)))},
+        {"trust": Trust(5, 5, Mistake(Provenance.EXTENTS, 1, 0, datetime(2026, 1, 1, tzinfo=UTC)))},
     ],
 )  # fmt: skip
 def test_a_sealed_record_that_can_not_be_true_is_refused(wrong: dict[str, Any]) -> None:
@@ -150,6 +159,22 @@ def test_a_sealed_record_that_can_not_be_true_is_refused(wrong: dict[str, Any]) 
     assert decode(encode(point(SENSE)), RecoveryPoint, "it") == point(SENSE)
     with pytest.raises(IntegrityError, match="makes no sense"):
         decode(encode(point(replace(SENSE, **wrong))), RecoveryPoint, "it")
+
+
+def test_what_older_versions_do_not_know_is_written_only_where_it_says_something() -> None:
+    def keys(disk: DiskState) -> set[str]:
+        point = RecoveryPoint(
+            FORMAT_VERSION, "11" * 16, "vm", 3, 2, datetime(2026, 1, 1, tzinfo=UTC), CycleKind.DELTA, Consistency.COLD,
+            1, "host", (disk,), (), (), Statistics(),
+        )  # fmt: skip
+        return set(json.loads(encode(point))["disks"][0])
+
+    known = {
+        "id", "path", "kind", "size_bytes", "chunk_bytes", "change", "provenance", "manifest", "undo", "statistics",
+    }  # fmt: skip
+    assert keys(SENSE) == known
+    assert keys(replace(SENSE, trust=Trust(0, 0))) == {*known, "trust"}
+    assert keys(replace(SENSE, note="왜")) == {*known, "note"}
 
 
 @pytest.mark.parametrize(("since", "origin"), [(2, None), (5, None), (4, 2), (4, 4), (3, 5)])

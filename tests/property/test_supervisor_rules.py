@@ -31,6 +31,7 @@ from replicad.model.errors import (
 from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
 from replicad.model.runs import Outcome, Run, Severity, Trigger
 from replicad.model.schedule import MOST_COUNTED, Every, OnRequest, Schedule, retry_pause_s
+from replicad.model.tracking_words import TrackerMistake
 from replicad.service.events import Event, Trouble
 from replicad.service.supervisor import Supervisor
 from replicad.service.watch import Watch
@@ -131,6 +132,10 @@ class Cycles:
             (), Statistics(1, 1, 1, 1, 1),
         )  # fmt: skip
         return CycleReport(point, False, point.statistics)
+
+    async def mistakes_after(self, vm: str, number: int) -> tuple[TrackerMistake, ...] | None:
+        """As `Cycles.mistakes_after`."""
+        return ()
 
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """As `Cycles.latest_point`."""

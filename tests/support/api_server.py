@@ -32,6 +32,7 @@ def machine(vm: str, **facts: Any) -> dict[str, Any]:
             "rpo_kept_percent": 100.0,
         },
         "verification": None, "verifying": None, "next_verification": None,
+        "tracking": [], "mistake": None,
         **facts,
     }  # fmt: skip
 
@@ -49,7 +50,8 @@ def run_ended(vm: str, outcome: str = "done", **facts: Any) -> dict[str, Any]:
         "started_at": "2026-11-23T18:00:00Z", "ended_at": "2026-11-23T18:00:02.500000Z", "outcome": outcome,
         "missed": 0, "kind": "delta", "point": 8, "scanned_bytes": 64 << 20, "changed_bytes": 3 << 20,
         "sent_bytes": 2 << 20, "undo_bytes": 1 << 20, "consistency": "cold", "point_time": "2026-11-23T18:00:00Z",
-        "provenance": "full-scan", "resumed": False, "attempts": 1, "failure": None, **facts,
+        "provenance": "full-scan", "resumed": False, "attempts": 1, "tracking": ["full-scan: why"],
+        "failure": None, **facts,
     }  # fmt: skip
 
 

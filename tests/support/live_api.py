@@ -19,6 +19,7 @@ from replicad.catalog import open_catalog
 from replicad.model.agenda import LatestPoint
 from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
 from replicad.model.runs import Run
+from replicad.model.tracking_words import TrackerMistake, mistakes_of
 from replicad.service.api.doors import SOCKET, open_doors
 from replicad.service.api.server import serve
 from replicad.service.control import Control
@@ -132,8 +133,8 @@ class _Scripted:
         self._number += 1
         counted = Statistics(100, 40, 30, 20, 1)
         point = RecoveryPoint(
-            1, "r", vm, self._number, None, system_clock().now(), CycleKind.DELTA, Consistency.COLD, 1, "h", (), (),
-            (), counted,
+            1, "r", vm, self._number, self._latest(vm), system_clock().now(), CycleKind.DELTA, Consistency.COLD, 1,
+            "h", (), (), (), counted,
         )  # fmt: skip
         self._points.setdefault(vm, []).append(point)
         return CycleReport(point, False, counted)
@@ -145,6 +146,13 @@ class _Scripted:
     async def points(self, vm: str) -> PointList:
         """Those that were made."""
         return PointList(vm, tuple(self._points.get(vm, ())), None)
+
+    async def mistakes_after(self, vm: str, number: int) -> tuple[TrackerMistake, ...] | None:
+        """As `Cycles.mistakes_after`."""
+        return mistakes_of(point for point in self._points.get(vm, ()) if point.number > number)
+
+    def _latest(self, vm: str) -> int | None:
+        return self._points[vm][-1].number if self._points.get(vm) else None
 
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """As `Cycles.latest_point`."""

@@ -23,6 +23,7 @@ from replicad.model.agenda import Agenda, LatestPoint
 from replicad.model.errors import BusyError, FormatVersionError, NotFoundError, PermanentError
 from replicad.model.points import Consistency
 from replicad.model.runs import Failure, Outcome, Run, Severity, Trigger
+from replicad.model.tracking_words import TrackerMistake
 from replicad.model.verification import VerificationOutcome, VerificationPlan, VerificationResult
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -193,7 +194,7 @@ async def test_file_shrinks_when_history_goes(path: Path) -> None:
         connection.execute(
             "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 20000)"
             " INSERT INTO run SELECT NULL, vm_id, triggered_by, due_at, started_at, missed, ended_at, outcome, kind,"
-            " point, 0, 0, 0, printf('%.200c', 'x'), 'E', 'final', 0, 0, NULL, NULL, NULL, 0, NULL FROM run, n"
+            " point, 0, 0, 0, printf('%.200c', 'x'), 'E', 'final', 0, 0, NULL, NULL, NULL, 0, NULL, '' FROM run, n"
         )
     connection.close()
     large = path.stat().st_size
@@ -215,7 +216,7 @@ async def test_fleet_of_a_thousand_vms_stays_small_and_its_cycles_end_at_a_low_p
         connection.execute(
             "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < ?)"
             " INSERT INTO run SELECT NULL, vm_id, triggered_by, due_at, started_at, missed, ended_at, 'done', 'delta',"
-            " n, 1 << 40, 1 << 30, 1 << 30, NULL, NULL, NULL, NULL, 1 << 30, 'crash', started_at, 'full-scan', 0, 1"
+            " n, 1 << 40, 1 << 30, 1 << 30, NULL, NULL, NULL, NULL, 1 << 30, 'crash', started_at, 'full-scan', 0, 1, ''"
             " FROM n, run",
             (runs_of_vm - 1,),
         )
@@ -401,6 +402,31 @@ async def test_catalog_from_before_there_were_verifications_keeps_all_it_has(pat
         await catalog.save_verification(DAMAGED)
     async with open_catalog(path, fail) as catalog:
         assert await catalog.verifications() == {"웹 01": DAMAGED}
+
+
+async def test_catalog_from_before_trackers_were_checked_keeps_all_it_has(path: Path) -> None:
+    path.parent.mkdir(parents=True)
+    connection = sqlite3.connect(path, isolation_level=None)
+    migrate(connection, MIGRATIONS[:3])
+    connection.execute("INSERT INTO vm (name) VALUES ('웹 01')")
+    connection.execute(
+        "INSERT INTO agenda (vm_id, due_at, resync_requested, failures, left_at) VALUES (1, ?, 0, 3, NULL)",
+        [int(NOW.timestamp() * 1e6)],
+    )
+    connection.execute(
+        "INSERT INTO run (vm_id, triggered_by, due_at, started_at, missed, scanned_bytes, changed_bytes, sent_bytes) "
+        "VALUES (1, 'schedule', 0, 0, 2, 0, 0, 0)"
+    )
+    connection.close()
+    mistake = TrackerMistake(7, NOW, "웹 🖥.vhdx: extents called chunk 5 unchanged, and that was wrong")
+    agenda = Agenda("웹 01", due_at=NOW, failures=3)
+    wrong = replace(agenda, mistake=mistake, checked_point=7, tracking=("full-scan: why", "b.vhdx: unchanged-file"))
+    async with open_catalog(path, fail) as catalog:
+        assert await catalog.agendas() == {"웹 01": agenda}
+        assert [(run.missed, run.tracking) for run in await catalog.runs()] == [(2, ())]
+        await catalog.save_agenda(wrong)
+    async with open_catalog(path, fail) as catalog:
+        assert await catalog.agendas() == {"웹 01": wrong}
 
 
 async def test_what_is_known_of_verifications_is_there_after_a_restart_until_it_is_forgotten(path: Path) -> None:

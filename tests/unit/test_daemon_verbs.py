@@ -139,7 +139,7 @@ def test_sync_follows_the_daemons_cycle_and_reports_as_ever(api: Api, capsys: py
         "vm": VM, "point": 8, "kind": "delta", "consistency": "cold", "time": "2026-11-23T18:00:00+00:00",
         "scanned_bytes": 64 * MIB, "changed_bytes": 3 * MIB, "sent_bytes": 2 * MIB, "undo_bytes": MIB,
         "duration_s": 2.5, "provenance": "full-scan", "resumed": False, "attempts": 1,
-        "warnings": ["the clock went\nbackwards"],
+        "tracking": ["full-scan: why"], "warnings": ["the clock went\nbackwards"],
     }  # fmt: skip
     orders = [body for request, body in api.asked if request.startswith("POST")]
     assert orders == [{"resync": False}, {"resync": True}]
@@ -293,6 +293,21 @@ def test_status_tells_when_a_replica_was_found_sound(api: Api, capsys: pytest.Ca
     assert f"{VM}: verified 2h ago: sound (1 damage was found and repaired)\n" in capsys.readouterr().out
 
 
+def test_a_trackers_mistake_is_acknowledged(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["acknowledge", VM]) == 0
+    assert capsys.readouterr().out == f"{VM}: acknowledged; health: normal\n"
+    assert [request for request, _ in api.asked] == [f"POST /vms/{VM}/acknowledge"]
+
+
+def test_status_of_one_machine_tells_how_changes_became_known(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    api.machines[VM]["tracking"] = ["extents; 16 of 65,536 unchanged chunks checked, all as they were"]
+    line = f"{VM}: tracking: extents; 16 of 65,536 unchanged chunks checked, all as they were\n"
+    assert main(["status", VM]) == 0
+    assert line in capsys.readouterr().out
+    assert main(["status"]) == 0
+    assert line not in capsys.readouterr().out
+
+
 def test_pause_resume_and_reload(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pause", VM]) == 0
     assert capsys.readouterr().out == f"{VM}: paused; no cycle begins until 'replicad resume {VM}'\n"
@@ -301,7 +316,7 @@ def test_pause_resume_and_reload(api: Api, capsys: pytest.CaptureFixture[str]) -
     assert main(["reload"]) == 0
     assert capsys.readouterr().out == "taken: 1 virtual machine\n"
     assert [request for request, _ in api.asked] == [f"POST /vms/{VM}/pause", f"POST /vms/{VM}/resume", "POST /reload"]
-    for verb in (["pause", VM], ["resume", VM]):
+    for verb in (["pause", VM], ["resume", VM], ["acknowledge", VM]):
         assert main([*verb, "--json"]) == 0
         assert json.loads(capsys.readouterr().out) == api.machines[VM]
     assert main(["reload", "--json"]) == 0
@@ -316,7 +331,8 @@ def test_what_is_wrong_in_a_configuration_is_told_line_by_line(api: Api, capsys:
 
 
 @pytest.mark.parametrize(
-    "verb", [["pause", VM], ["resume", VM], ["reload"], ["status", "--watch"], ["sync", VM, "--no-wait"]]
+    "verb",
+    [["pause", VM], ["resume", VM], ["acknowledge", VM], ["reload"], ["status", "--watch"], ["sync", VM, "--no-wait"]],
 )
 def test_what_only_a_daemon_can_do_needs_one(verb: list[str], config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(verb) == 5

@@ -30,6 +30,7 @@ def _machine(vm: str, health: Health = Health.NORMAL, **facts: Any) -> MachineSh
     )  # fmt: skip
     known = {
         "vm": vm, "state": State.REPLICATING, "health": health, "reasons": [], "warnings": [], "statistics": counted,
+        "tracking": [],
     }  # fmt: skip
     return MachineShape.model_validate({**dict.fromkeys(MachineShape.model_fields), **known, **facts})
 

@@ -8,7 +8,7 @@ from itertools import product
 
 import pytest
 
-from replicad.model.agenda import Agenda, LatestPoint
+from replicad.model.agenda import Agenda, LatestPoint, acknowledged
 from replicad.model.errors import (
     AccessDeniedError,
     ConflictError,
@@ -28,6 +28,7 @@ from replicad.model.health import CRITICAL_AT_FAILURES, Circumstances, Health, O
 from replicad.model.points import Consistency
 from replicad.model.runs import Run, Severity, Trigger, failure_of, severity_of
 from replicad.model.statistics import Statistics
+from replicad.model.tracking_words import TrackerMistake
 from replicad.model.verification import VerificationOutcome, VerificationPlan, VerificationResult
 
 NOW = datetime(2026, 3, 29, 1, 30, tzinfo=UTC)
@@ -143,6 +144,19 @@ def test_a_pause_is_a_warning_and_tells_since_when() -> None:
     found = standing(replace(agenda(), paused_at=ago(3 * 86_400 + 7_200)), IDLE, 300, NOW)
     assert (found.state, found.health) == (State.PAUSED, Health.WARNING)
     assert found.reasons == ("replication has been paused for 3 days 2 h; 'replicad resume' ends that",)
+
+
+def test_a_tracker_that_was_wrong_is_a_warning_until_it_is_acknowledged() -> None:
+    wrong = replace(agenda(), mistake=TrackerMistake(7, ago(7_200), "웹.vhdx: extents was wrong"))
+    found = standing(wrong, IDLE, 300, NOW)
+    assert (found.state, found.health) == (State.REPLICATING, Health.WARNING)
+    assert found.reasons == (
+        "a tracker of changes was found wrong 2 h ago: 웹.vhdx: extents was wrong; point 7 is right, and those before "
+        f"it may lack changes; 'replicad acknowledge {wrong.vm}' says that you know",
+    )
+    assert standing(acknowledged(wrong), IDLE, 300, NOW).health is Health.NORMAL
+    seen = judge(Observation(ago(10), Consistency.CRASH, mistakes=("웹.vhdx: extents was wrong",)), 300, NOW)
+    assert seen.reasons == ("a tracker of changes was found wrong: 웹.vhdx: extents was wrong",)
 
 
 def test_the_initial_copy_is_unfinished_until_there_is_a_point() -> None:

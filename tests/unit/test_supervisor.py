@@ -25,10 +25,23 @@ from replicad.model.errors import (
     ReplicadError,
     UnreachableError,
 )
-from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
+from replicad.model.points import (
+    Change,
+    Consistency,
+    CycleKind,
+    DiskState,
+    FileKind,
+    ManifestReference,
+    Mistake,
+    Provenance,
+    RecoveryPoint,
+    Statistics,
+    Trust,
+)
 from replicad.model.progress import PhaseStarted, Warned
 from replicad.model.runs import Outcome, Run, Trigger, failure_of
 from replicad.model.schedule import Every, OnRequest, Schedule
+from replicad.model.tracking_words import TrackerMistake
 from replicad.service import supervisor
 from replicad.service.cron_schedule import CronSchedule
 from replicad.service.events import CycleEnded, Event, Trouble
@@ -96,6 +109,11 @@ class Daemon:
         self.points: Counter[str] = Counter()
         self.seen: LatestPoint | None = None
         self.most_at_once = most_at_once
+        self.previous: int | None = None
+        """What each point says that the one before it was."""
+        self.disks: tuple[DiskState, ...] = ()
+        self.mistakes: tuple[TrackerMistake, ...] | None = ()
+        self.asked: list[int] = []
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """As `Cycles.run`."""
@@ -110,10 +128,15 @@ class Daemon:
             self.at_once -= 1
         self.points[vm] += 1
         point = RecoveryPoint(
-            1, "r", vm, self.points[vm], None, self.time.now(), CycleKind.DELTA, Consistency.COLD, 1, "h", (), (), (),
-            Statistics(1, 1, 1, 1, 1),
+            1, "r", vm, self.points[vm], self.previous, self.time.now(), CycleKind.DELTA, Consistency.COLD, 1, "h",
+            self.disks, (), (), Statistics(1, 1, 1, 1, 1),
         )  # fmt: skip
         return CycleReport(point, False, point.statistics)
+
+    async def mistakes_after(self, vm: str, number: int) -> tuple[TrackerMistake, ...] | None:
+        """As `Cycles.mistakes_after`."""
+        self.asked.append(number)
+        return self.mistakes
 
     async def latest_point(self, vm: str) -> LatestPoint | None:
         """As `Cycles.latest_point`."""
@@ -696,3 +719,65 @@ def test_four_hundred_days_lose_and_double_no_due_time(monkeypatch: pytest.Monke
 def test_request_that_waits_does_not_wait_for_a_clock_that_was_set_back(schedule: Schedule) -> None:
     asked = Agenda(VM, due_at=MONDAY + timedelta(days=1), requested_at=MONDAY + timedelta(days=1))
     assert agendas.next_wanted(agendas.planned(asked, VM, schedule, MONDAY)) == MONDAY
+
+
+WRONG = TrackerMistake(1, MONDAY, "a.vhdx: extents was wrong")
+
+
+def _mistaken(daemon: Daemon) -> Agenda:
+    return daemon.ledger.agendas[VM]
+
+
+def test_points_that_others_made_are_looked_through_once_for_mistakes_of_trackers() -> None:
+    daemon = Daemon(SettableClock())
+    daemon.points[VM] = 6
+    daemon.previous, daemon.mistakes = 6, (WRONG,)
+    daemon.run_for({VM: Every(300, 40)}, MINUTE)
+    assert (daemon.asked, _mistaken(daemon).mistake, _mistaken(daemon).checked_point) == ([0], WRONG, 8)
+
+    async def acknowledge() -> None:
+        await asyncio.sleep(1)
+        for _ in range(2):
+            await daemon.supervisor.acknowledge(VM)
+        assert daemon.supervisor.look(VM).agenda.mistake is None
+        assert _mistaken(daemon).mistake is None
+        with pytest.raises(NotFoundError):
+            await daemon.supervisor.acknowledge("none")
+
+    daemon.previous = 8
+    daemon.run_for({VM: Every(300, 40)}, 10 * MINUTE, acknowledge)
+    assert (daemon.asked, _mistaken(daemon).mistake) == ([0], None)
+
+
+def test_a_replica_that_can_not_be_looked_through_is_looked_through_at_the_next_cycle() -> None:
+    daemon = Daemon(SettableClock())
+    daemon.points[VM] = 6
+    daemon.previous, daemon.mistakes = 6, None
+    daemon.run_for({VM: OnRequest()}, MINUTE, lambda: _ask(daemon))
+    assert (daemon.asked, _mistaken(daemon).mistake, _mistaken(daemon).checked_point) == ([0], None, 0)
+    daemon.mistakes = (WRONG,)
+    daemon.run_for({VM: OnRequest()}, MINUTE, lambda: _ask(daemon))
+    assert (daemon.asked, _mistaken(daemon).mistake, _mistaken(daemon).checked_point) == ([0, 0], WRONG, 8)
+
+
+def test_a_mistake_that_a_cycle_of_its_own_found_outlives_the_cycles_after_it_and_the_daemon() -> None:
+    daemon = Daemon(SettableClock())
+    trust = Trust(16, 99, Mistake(Provenance.EXTENTS, 7, 1, MONDAY))
+    state = DiskState(
+        "22" * 16, "a.vhdx", FileKind.DISK, 1 << 20, 1 << 16, Change.DELTA, Provenance.FULL_SCAN,
+        ManifestReference(3, "33" * 32), None, Statistics(), trust,
+    )  # fmt: skip
+    daemon.disks = (state,)
+    daemon.run_for({VM: OnRequest()}, MINUTE, lambda: _ask(daemon))
+    daemon.disks = (replace(state, provenance=Provenance.EXTENTS, trust=Trust(16, 99)),)
+    daemon.previous = 1
+    daemon.run_for({VM: OnRequest()}, MINUTE, lambda: _ask(daemon))
+    found = _mistaken(daemon)
+    assert found.mistake is not None
+    assert (found.mistake.point, found.checked_point, daemon.asked) == (1, 2, [])
+    assert found.tracking == ("extents; 16 of 99 unchanged chunks checked, all as they were",)
+    assert daemon.ledger.of(VM)[-1].tracking == found.tracking
+
+
+async def _ask(daemon: Daemon) -> None:
+    assert (await (await daemon.supervisor.request(VM))).outcome is Outcome.DONE

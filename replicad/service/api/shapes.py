@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from replicad.model.health import Health, State
-from replicad.model.points import Change, Consistency, CycleKind, FileKind, RecoveryPoint
+from replicad.model.points import Change, Consistency, CycleKind, DiskState, FileKind, Provenance, RecoveryPoint
 from replicad.model.retention import Keep, PointFacts, judge
 from replicad.model.runs import Outcome, Run, Severity, Trigger
 from replicad.model.statistics import Statistics
+from replicad.model.tracking_words import TrackerMistake, trust_facts
 from replicad.model.verification import VerificationOutcome, VerificationResult
 from replicad.service.control import MachineView
 from replicad.service.point_lists import KnownPoints
@@ -104,6 +105,16 @@ class VerifiedShape(VerificationShape):
     vm: str
 
 
+class MistakeShape(Shape):
+    """A tracker of changes was found wrong."""
+
+    point: int
+    """In the cycle of this point, which is right."""
+    at: datetime
+    text: str
+    """About which disk, and what."""
+
+
 class MachineShape(Shape):
     """One virtual machine as it stands now."""
 
@@ -134,6 +145,10 @@ class MachineShape(Shape):
     """Of the verification that has begun."""
     next_verification: datetime | None
     """In the past if one waits for its turn; null: none will begin by itself."""
+    tracking: list[str]
+    """How the last cycle that was done knew what had changed, and how far that was checked."""
+    mistake: MistakeShape | None
+    """The last one that nobody has acknowledged; null: there is none."""
 
 
 class FailureShape(Shape):
@@ -172,6 +187,8 @@ class RunShape(Shape):
     """Whether it went on with an earlier one."""
     attempts: int | None
     """How often it was begun."""
+    tracking: list[str]
+    """The same in words, with what came of checking it."""
     failure: FailureShape | None
 
 
@@ -183,6 +200,18 @@ class RunsShape(Shape):
     """`before` of the next page; null: this is the last one."""
 
 
+class TrustShape(Shape):
+    """What came of looking at some of what a tracker called unchanged."""
+
+    checked_chunks: int
+    unchanged_chunks: int
+    """How many there were to choose from."""
+    wrong_chunks: int
+    """How many of those that were checked had changed: then all of the disk was read."""
+    tracker: Provenance | None
+    """The one that was wrong."""
+
+
 class DiskShape(Shape):
     """A disk, or a configuration file, as a point holds it."""
 
@@ -191,6 +220,12 @@ class DiskShape(Shape):
     size_bytes: int
     change: Change
     """What the point's cycle did to it."""
+    provenance: Provenance
+    """How it was known what may have changed."""
+    note: str
+    """Why no tracker of changes was believed; empty where that needs no word."""
+    trust: TrustShape | None
+    """null: no tracker was believed, or found wrong."""
 
 
 class RecoveryPointShape(Shape):
@@ -248,7 +283,13 @@ def machine_shape(view: MachineView) -> MachineShape:
         verification=verification_shape(view.verification.last) if view.verification.last else None,
         verifying=progress_shape(view.verifying) if view.verifying else None,
         next_verification=view.verification.wanted_at if view.agenda.paused_at is None else None,
+        tracking=list(view.agenda.tracking),
+        mistake=_mistake_shape(view.agenda.mistake),
     )
+
+
+def _mistake_shape(mistake: TrackerMistake | None) -> MistakeShape | None:
+    return None if mistake is None else MistakeShape(point=mistake.point, at=mistake.at, text=mistake.text)
 
 
 def verification_shape(result: VerificationResult) -> VerificationShape:
@@ -289,6 +330,7 @@ def run_shape(run: Run) -> RunShape:
         provenance=run.provenance,
         resumed=run.resumed,
         attempts=run.attempts,
+        tracking=list(run.tracking),
         failure=FailureShape(text=failure.text, error=failure.error, severity=failure.severity, at=failure.at)
         if failure
         else None,
@@ -315,10 +357,22 @@ def _point_shape(point: RecoveryPoint, kept_by: tuple[str, ...]) -> RecoveryPoin
         changed_bytes=counted.changed_bytes,
         sent_bytes=counted.sent_bytes,
         undo_bytes=counted.undo_bytes,
-        disks=[DiskShape(path=d.path, kind=d.kind, size_bytes=d.size_bytes, change=d.change) for d in point.disks],
+        disks=[_disk_shape(disk) for disk in point.disks],
         removed=[removed.path for removed in point.removed],
         kept_by=list(kept_by),
         warnings=list(point.warnings),
+    )
+
+
+def _disk_shape(disk: DiskState) -> DiskShape:
+    return DiskShape(
+        path=disk.path,
+        kind=disk.kind,
+        size_bytes=disk.size_bytes,
+        change=disk.change,
+        provenance=disk.provenance,
+        note=disk.note,
+        trust=None if disk.trust is None else TrustShape(**trust_facts(disk.trust)),
     )
 
 

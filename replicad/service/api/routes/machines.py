@@ -139,6 +139,12 @@ def _add_orders(router: APIRouter, control: Control, stop: Stop) -> None:
         await control.resume(vm)
         return machine_shape(await control.machine(vm))
 
+    @router.post("/vms/{vm}/acknowledge", responses=answers(404, 411, 413, 422, 503))
+    async def acknowledge(vm: str) -> MachineShape:
+        """Say that somebody has seen that a tracker of changes was found wrong, which ends that warning."""
+        await control.acknowledge(vm)
+        return machine_shape(await control.machine(vm))
+
 
 def _wants_stream(accept: str) -> bool:
     """Whether the first choice is a stream; `*/*` is not."""
