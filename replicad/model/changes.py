@@ -31,6 +31,13 @@ class ChangeSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Untold:
+    """A tracker can't tell what has changed: why, as a clause."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class BaseState:
     """A state of one disk that the replica holds, and since which changes can be asked for: `digest` is that of its
     manifest, so that two equal ones are the same bytes."""

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from replicad.model.address import Address
 from replicad.model.changes import BaseState, ChangeSet
+from replicad.model.changes import Untold as Untold
 from replicad.model.points import Consistency, FileKind, Provenance, Trust
 from replicad.storage.port import ShareFile
 
@@ -134,13 +135,6 @@ class View(Protocol):
 
         The consistency is what was really reached, whatever was asked for (DESIGN §4, invariant 7).
         """
-
-
-@dataclass(frozen=True, slots=True)
-class Untold:
-    """A tracker can't tell what has changed: why, as a clause."""
-
-    reason: str
 
 
 class Tracker(Protocol):

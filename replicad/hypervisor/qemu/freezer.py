@@ -79,7 +79,7 @@ class QemuFreezer:
         how = {KIND: UNDO_KIND, "monitor": str(self._monitor.path), "process": str(process or "")}
 
         async def resume() -> None:
-            await _persistently(lambda: _resume(self._monitor, process))
+            await persistently(lambda: _resume(self._monitor, process))
 
         async with page.undone(_STOP, how, resume):
             # QEMU returns when what was under way is done and all disks are flushed.
@@ -110,7 +110,7 @@ class QemuFreezer:
             try:
                 await session.thaw()
             except ReplicadError:
-                await _persistently(lambda: _thaw(agent))
+                await persistently(lambda: _thaw(agent))
 
         return page.undone(_FREEZE, how, thaw)
 
@@ -127,10 +127,10 @@ async def is_executing(qmp: Qmp) -> bool:
 async def undo_freeze(how: Mapping[str, str], timeout_s: float) -> None:
     """Undo what a process that died had frozen, as the journal tells it. Fine if it goes on already or is off."""
     if monitor := how.get("monitor"):
-        await _persistently(lambda: _resume_if_stopped(Monitor(Path(monitor), timeout_s), how.get("process", "")))
+        await persistently(lambda: _resume_if_stopped(Monitor(Path(monitor), timeout_s), how.get("process", "")))
     elif agent := how.get("agent"):
         with ThreadPoolExecutor(1, thread_name_prefix="qemu-thaw") as executor:
-            await _persistently(lambda: _thaw(Agent(executor, Path(agent), timeout_s)))
+            await persistently(lambda: _thaw(Agent(executor, Path(agent), timeout_s)))
 
 
 async def _resume(monitor: Monitor, process: Process | None) -> None:
@@ -179,7 +179,7 @@ async def identified(monitor: Monitor, qmp: Qmp) -> Process | None:
     return await run_blocking(monitor.executor, "look at", f"process {pid}", lambda: identify(pid), _LOOK_UP_TIMEOUT_S)
 
 
-async def _persistently(undo: Callable[[], Awaitable[None]]) -> None:
+async def persistently(undo: Callable[[], Awaitable[None]]) -> None:
     """A machine that stands still is worth some patience."""
     deadline = asyncio.get_running_loop().time() + _PATIENCE_S
     while True:

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qemu.qmp import ConnectError, ExecInterruptedError, ExecuteError, QMPClient, QMPError, StateError
+from qemu.qmp import ConnectError, ExecuteError, QMPClient, QMPError
 
 from replicad.model.errors import NotFoundError, PermanentError, TimedOutError, UnreachableError, UnsupportedError
 
@@ -44,13 +44,27 @@ class Qmp:
         """The process that listens at the monitor's socket: the one that ran `listen`, which is QEMU itself unless
         somebody opened the socket for it. 0: not to be seen from here."""
         self.lost = False
+        self._passing = asyncio.Lock()
 
-    async def execute(self, command: str, arguments: Mapping[str, object] | None = None) -> Any:
-        """What QEMU returns, of the shape that its manual tells.
+    async def execute(
+        self, command: str, arguments: Mapping[str, object] | None = None, *, descriptor: int | None = None
+    ) -> Any:
+        """What QEMU returns, of the shape that its manual tells. A file `descriptor` goes along to commands that take
+        one (`getfd`, `add-fd`), and stays the caller's.
 
         PermanentError, or the one of its kinds that fits, if QEMU refuses; UnreachableError if it went away (the
         command may have been carried out); TimedOutError (it may still be).
         """
+        if descriptor is None:
+            return await self._execute(command, arguments)
+        async with self._passing:  # the command takes whichever came last
+            try:
+                self._client.send_fd_scm(descriptor)
+            except (QMPError, OSError) as error:
+                self._went_away(f"run '{command}' at", error)
+            return await self._execute(command, arguments)
+
+    async def _execute(self, command: str, arguments: Mapping[str, object] | None) -> Any:
         op = f"run '{command}' at"
         if self.lost:
             raise UnreachableError(op, self.subject, "the connection was lost")
@@ -58,21 +72,14 @@ class Qmp:
             async with asyncio.timeout(self._timeout_s):
                 return await self._client.execute(command, dict(arguments or {}))
         except ExecuteError as error:
-            kind = _MEANINGS.get(error.error.error.class_, PermanentError)
+            kind = _MEANINGS.get(error.error_class, PermanentError)
             raise kind(op, self.subject, f"QEMU says: {error.error.error.desc}") from error
         except TimeoutError as error:
             self.lost = True  # an answer that comes now would be to something else than we think
             answer = f"QEMU gave no answer within {self._timeout_s:g} s"
             raise TimedOutError(op, self.subject, answer, "Check what its disks and this host are doing.") from error
-        except (ExecInterruptedError, StateError, QMPError, OSError, EOFError) as error:
+        except (QMPError, OSError, EOFError) as error:
             self._went_away(op, error)
-
-    async def pass_descriptor(self, descriptor: int) -> None:
-        """Send a file descriptor along; the next command that takes one (`getfd`, `add-fd`) takes this."""
-        try:
-            self._client.send_fd_scm(descriptor)
-        except (StateError, QMPError, OSError) as error:
-            self._went_away("pass a file to", error)
 
     async def close(self) -> None:
         """End the connection. Never raises."""
