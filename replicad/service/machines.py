@@ -21,6 +21,7 @@ from replicad.workflows.replicate import ReplicationJob
 
 from .compose import Shares
 from .freezing import command_freezer, command_view, freeze_journal
+from .qemu_source import qemu_source
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) ->
                 consistency.max_stall_ms / 1000, ctx.hashing, ctx.clock,
             )  # fmt: skip
             tracker = ExtentTracker(share, consistency.keep_free.of, ctx.new_id, ctx.hashing, ctx.observe)
+        case "qemu":
+            view, tracker = qemu_source(settings, share, selection, journal, ctx)
         case method:
             raise UnsupportedError("replicate", settings.name, f"the method {method} is not built yet")
     marks = None if ctx.cache is None else MarkStore(ctx.cache)
