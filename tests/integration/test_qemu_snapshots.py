@@ -141,6 +141,27 @@ async def test_too_little_room_begins_nothing_and_ends_what_was_begun(
         await it.check_nothing_is_left()
 
 
+async def test_a_disk_that_grows_right_after_the_moment_is_shown_without_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with stage(tmp_path) as it:
+        before, execute = it.bytes_now(), Qmp.execute
+
+        async def growing(self: Qmp, command: str, arguments: dict[str, object], **named: object) -> object:
+            if arguments.get("driver") == "snapshot-access":
+                await it.qemu.own.io("disk0", "write -P 3 40M 8M")
+                await it.qemu.own.io("disk1", "write -P 3 40M 8M")
+            return await execute(self, command, arguments, **named)  # type: ignore[arg-type]  # handed on
+
+        monkeypatch.setattr(Qmp, "execute", lambda self, c, a=None, **n: growing(self, c, a or {}, **n))
+        async with it.snapshots().standing(REPLICA, NAMES, application=False) as standing:
+            assert it.bytes_now() != before
+            for name in NAMES:
+                assert await read(standing.files[name]) == before[name]
+                await _check_extents(standing.files[name], before[name])
+        await it.check_nothing_is_left()
+
+
 @pytest.mark.root
 async def test_a_full_file_system_breaks_the_snapshot_and_not_the_machine() -> None:
     with mounted("ext4", 64 * MIB) as directory:

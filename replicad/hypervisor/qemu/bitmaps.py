@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from replicad.model.changes import ChangeSet, Outside, Untold
-from replicad.model.errors import PermanentError, ReplicadError
+from replicad.model.errors import BusyError, PermanentError, ReplicadError
 from replicad.model.extents import Extent, clip
 from replicad.model.points import Provenance
 
+from .canary import is_missing, set_canary
 from .exports import Exports
 from .leftovers import prefix_of, remove_bitmaps, remove_left, remove_node
 from .monitor import Monitor
@@ -68,6 +69,7 @@ class _Begun:
     node: str
     inode: str
     bitmap: str
+    canary: str = ""
 
 
 class BitmapTracker:
@@ -100,6 +102,7 @@ class BitmapTracker:
                 remembered = {facts.get("bitmap", "") for facts in request.remembered}
                 await remove_left(qmp, self._monitor, request.name, remembered)
                 await self._add(qmp, disks)
+                await self._add_canaries(qmp, paths)
         except ReplicadError as error:
             self._why = dict.fromkeys(paths, _clause(error))
 
@@ -113,6 +116,23 @@ class BitmapTracker:
             actions.append({"type": "block-dirty-bitmap-add", "data": data | {"persistent": False}})
         if actions:
             await qmp.execute("transaction", {"actions": actions})
+
+    async def _add_canaries(self, qmp: Qmp, paths: Sequence[str]) -> None:
+        waiting = set(self._begun)
+        for _ in range(_TRIES):
+            disks = await find_disks(qmp, self._monitor.executor, self._directory, paths)
+            for path in waiting & disks.nodes.keys():
+                node, begun = disks.nodes[path], self._begun[path]
+                granularity = node.bitmaps[begun.bitmap].granularity_bytes
+                try:
+                    offset = await set_canary(qmp, self._exports, self._prefix, node, begun.bitmap, granularity)
+                except BusyError:
+                    return  # somebody else has QEMU's NBD server now; the bitmap may well be read later
+                if offset is not None:
+                    self._begun[path] = replace(begun, canary=str(offset))
+            waiting = {path for path in waiting if not self._begun[path].canary}
+            if not waiting:
+                return
 
     async def passed(self) -> None:
         if not self._begun or self._why.keys() >= self._begun.keys():
@@ -143,6 +163,8 @@ class BitmapTracker:
                         return Untold(doubt)
                     read = await self._read(qmp, node, since["bitmap"])
                     if not isinstance(read, Untold):
+                        if is_missing(since.get("canary", ""), read):
+                            return Untold("somebody cleared its bitmap")
                         return ChangeSet(tuple(clip(read, file.size_bytes)), Outside.UNCHANGED, self.provenance)
                     why = read.reason
                 return Untold(why)
@@ -176,6 +198,7 @@ class BitmapTracker:
         self._marked.add(file.path)
         return {
             "bitmap": begun.bitmap,
+            "canary": begun.canary,
             "node": begun.node,
             "inode": begun.inode,
             "process": begun.process,

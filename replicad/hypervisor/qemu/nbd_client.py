@@ -57,17 +57,19 @@ class NbdExport:
         async with self._connection() as connection:
             await connection.write(data, offset)
 
-    async def extents(self, context: str, flag: int) -> list[Extent]:
-        """The normal sequence of extents whose flags in a context have this bit."""
+    async def extents(self, context: str, flag: int, below_bytes: int | None = None) -> list[Extent]:
+        """The normal sequence of extents whose flags in a context have this bit. What lies beyond `below_bytes` is not
+        asked for."""
         found: list[Extent] = []
         async with self._connection() as connection:
+            end = min(connection.size_bytes, connection.size_bytes if below_bytes is None else below_bytes)
             position = 0
-            while position < connection.size_bytes:
-                length = min(nbd.MAX_STATUS_BYTES, connection.size_bytes - position)
+            while position < end:
+                length = min(nbd.MAX_STATUS_BYTES, end - position)
                 told = await connection.status(context, position, length)
                 found += [extent for extent, flags in told if flags & flag]
                 position = told[-1][0].end_bytes
-            return clip(normalise(found), connection.size_bytes)
+            return clip(normalise(found), end)
 
     async def close(self) -> None:
         """End all connections."""

@@ -46,8 +46,9 @@ class NbdFile:
         return await read_then_use(self, buffer, offset, use, executor)
 
     async def allocated_extents(self) -> list[Extent]:
-        zeros = await self._export.extents("base:allocation", _READS_AS_ZEROS)
-        return gaps(zeros, self._identity.size_bytes)
+        # What the disk has grown by since is not the snapshot's, and QEMU refuses to tell of it.
+        size_bytes = self._identity.size_bytes
+        return gaps(await self._export.extents("base:allocation", _READS_AS_ZEROS, size_bytes), size_bytes)
 
     async def identity(self) -> Identity:
         return self._identity
