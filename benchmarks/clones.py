@@ -11,7 +11,6 @@ import asyncio
 import os
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,9 +18,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from random import Random
 
+from replicad.model.progress import nobody
+from replicad.service.compose import Shares
+from replicad.service.machines import open_machine
+from replicad.service.surroundings import surroundings
+from replicad.settings.load import load
 from replicad.storage.local import LocalShare
 from replicad.storage.port import CloneForecast
 from replicad.tracking.extents import drop_clones
+from replicad.workflows.retries import replicate_with_retries
 
 _MIB, _GIB = 1 << 20, 1 << 30
 _MAKE = {"xfs": ["mkfs.xfs", "-q"], "btrfs": ["mkfs.btrfs", "-q"]}
@@ -33,6 +38,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="35 GiB are needed there")
     parser.add_argument("--rounds", type=int, default=100, metavar="N", help="clones of two disks")
     parser.add_argument("--only", choices=["stall", "delta"])
+    parser.add_argument("--sample", default="0.1%", help="as in the configuration; 0%% for none")
     asked = parser.parse_args()
     for kind in _MAKE:
         if asked.only != "delta":
@@ -40,7 +46,7 @@ def main() -> int:
                 asyncio.run(_stall(kind, where, asked.rounds))
     if asked.only != "stall":
         with _mounted("xfs", asked.directory) as where:
-            asyncio.run(_deltas(where))
+            asyncio.run(_deltas(where, asked.sample))
     return 0
 
 
@@ -93,19 +99,21 @@ async def _stall(kind: str, where: Path, rounds: int) -> None:
     )
 
 
-async def _deltas(where: Path) -> None:
-    small, large = _Machine(where, "small", 8 * _GIB, _GIB), _Machine(where, "large", 64 * _GIB, 12 * _GIB)
+async def _deltas(where: Path, sample: str) -> None:
+    small, large = (
+        _Machine(where, "small", 8 * _GIB, _GIB, sample),
+        _Machine(where, "large", 64 * _GIB, 12 * _GIB, sample),
+    )
     for machine in (small, large):
-        machine.sync()
-        machine.change()
-        machine.sync()  # once, so that no cache is cold
-    rounds = [[machine.delta_s() for machine in (small, large)] for _ in range(5)]
+        await machine.sync()
+        await machine.delta_s()  # once, so that no cache is cold
+    rounds = [[await machine.delta_s() for machine in (small, large)] for _ in range(7)]
     whole: list[float] = []
     for _ in range(2):
         share = LocalShare(str(large.source))
         await drop_clones(share)
         await share.close()
-        whole.append(large.delta_s())
+        whole.append(await large.delta_s())
     for machine, times in zip((small, large), zip(*rounds, strict=True), strict=True):
         middle = statistics.median(times)
         print(f"64 MiB changed in {machine.about}: {middle:.2f} s ({min(times):.2f} to {max(times):.2f})")
@@ -116,7 +124,7 @@ async def _deltas(where: Path) -> None:
 class _Machine:
     """A machine whose disk has data in a part of it, spread over all of it."""
 
-    def __init__(self, where: Path, name: str, size_bytes: int, data_bytes: int) -> None:
+    def __init__(self, where: Path, name: str, size_bytes: int, data_bytes: int, sample: str) -> None:
         self._name, self._random = name, Random(name)
         self.about = f"a disk of {size_bytes // _GIB} GiB with {data_bytes // _GIB} GiB of data"
         self.source = where / name
@@ -135,7 +143,7 @@ class _Machine:
         self._config = where / f"{name}.yaml"
         self._config.write_text(
             f"state_dir: '{where}/{name} state'\nvirtual_machines:\n  {name}:\n    source: '{self.source}'\n"
-            f"    replica: '{replica}'\n    disks: [disk.vhd]\n    consistency: {{method: reflink}}\n"
+            f"    replica: '{replica}'\n    disks: [disk.vhd]\n    consistency: {{method: reflink, sample: {sample}}}\n"
         )
 
     def change(self) -> None:
@@ -145,16 +153,21 @@ class _Machine:
                 os.pwrite(file.fileno(), self._random.randbytes(_MIB), at)
             os.fsync(file.fileno())
 
-    def sync(self) -> float:
-        command = [str(Path(sys.executable).with_name("replicad")), "sync", self._name, "--config", str(self._config)]
-        began_s = time.perf_counter()
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        return time.perf_counter() - began_s
+    async def sync(self) -> float:
+        """A cycle as the daemon does it, in this process: how long it took."""
+        os.sync()  # what others have to bring to the disk is not a part of it
+        settings = load(self._config, {})
+        async with surroundings(settings.state_dir, nobody) as ctx:
+            began_s = time.perf_counter()
+            async with Shares(settings) as shares:
+                machine = await open_machine(settings.machine(self._name), shares, ctx)
+                await replicate_with_retries(machine.job, machine.source, machine.replica, ctx)
+            return time.perf_counter() - began_s
 
-    def delta_s(self) -> float:
+    async def delta_s(self) -> float:
         """How long a cycle takes after a change."""
         self.change()
-        return self.sync()
+        return await self.sync()
 
 
 if __name__ == "__main__":
