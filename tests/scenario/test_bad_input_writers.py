@@ -22,7 +22,7 @@ from tests.support.scene import VM, Outcome, Scene, change, local_scene, smb_sce
 
 DISK = "디스크 1.vhdx"
 MIB = 1024 * 1024
-METHODS = ("Shut the virtual machine down", "(reflink, qemu or command)", "'allow_fuzzy: true' accepts")
+METHODS = ("Shut the virtual machine down", "reflink, qemu or command", "'allow_fuzzy: true' accepts")
 WRITER = """
 import os, sys
 fd = os.open(sys.argv[1], os.O_RDWR)
