@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import secrets
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -32,7 +33,7 @@ from tests.support.guest import GuestImage, Load, build_guest, make_disk, runnin
 from tests.support.qemu import Qemu, connected, make_vhdx, running_qemu
 
 NAME = "웹 디스크 🖥.vhdx"
-REPLICA = "0123456789abcdef"
+REPLICA = secrets.token_hex(8)
 MIB = 1024 * 1024
 
 
@@ -286,6 +287,7 @@ async def test_what_a_cycle_that_died_left_is_removed_by_the_next_and_nothing_el
         assert await own.bitmaps() == {others, "theirs", it.marks[NAME]["bitmap"]}
         assert keep not in await own.bitmaps()
         assert not [name for name in await own.names() if name.startswith(prefix)]
+        assert not list(Path(tempfile.gettempdir()).glob(f"{prefix}*"))
         await own.execute("nbd-server-start", addr={"type": "unix", "data": {"path": str(it.qemu.directory / "u")}})
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -29,7 +31,7 @@ from tests.support.qemu import Qemu, journal_in, make_vhdx, running_qemu
 from tests.support.world import SteadyClock
 
 NAMES = ("웹 디스크 🖥.vhdx", "b.vhdx")
-REPLICA = "0123456789abcdef"
+REPLICA = secrets.token_hex(8)
 PREFIX = prefix_of(REPLICA)
 MIB = 1024 * 1024
 
@@ -186,13 +188,13 @@ async def test_a_full_file_system_breaks_the_snapshot_and_not_the_machine() -> N
 _DYING = """
 import asyncio, sys
 from pathlib import Path
-from tests.integration.test_qemu_snapshots import NAMES, REPLICA, Stage
+from tests.integration.test_qemu_snapshots import NAMES, Stage
 
 class There:
     monitor = Path(sys.argv[1])
 
 async def main():
-    async with Stage(There(), Path(sys.argv[2])).snapshots().standing(REPLICA, NAMES, application=False):
+    async with Stage(There(), Path(sys.argv[2])).snapshots().standing(sys.argv[3], NAMES, application=False):
         print("standing", flush=True)
         await asyncio.Event().wait()
 
@@ -204,7 +206,9 @@ async def test_what_a_killed_process_left_is_taken_away_by_the_next(tmp_path: Pa
     async with stage(tmp_path) as it:
         before = it.bytes_now()
         dying = subprocess.Popen(
-            [sys.executable, "-c", _DYING, str(it.qemu.monitor), str(tmp_path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", _DYING, str(it.qemu.monitor), str(tmp_path), REPLICA],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert dying.stdout is not None
         assert await asyncio.to_thread(dying.stdout.readline) == "standing\n"
@@ -217,6 +221,7 @@ async def test_what_a_killed_process_left_is_taken_away_by_the_next(tmp_path: Pa
         assert now != before
         async with it.snapshots().standing(REPLICA, NAMES, application=False) as standing:
             assert {name: await read(standing.files[name]) for name in NAMES} == now
+        assert not list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
         await it.check_nothing_is_left()
 
 

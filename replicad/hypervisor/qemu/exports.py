@@ -146,7 +146,8 @@ async def _exports(qmp: Qmp) -> list[str]:
 
 
 async def stop_left_server(qmp: Qmp, monitor: Monitor, prefix: str) -> None:
-    """Stop the NBD server that a process of ours left running when it died, unless others export something over it."""
+    """Stop the NBD server that a process of ours left running when it died, unless others export something over it, and
+    remove the directories of such sockets. To be called while nothing of that prefix is exported."""
     beginning = str(Path(tempfile.gettempdir()) / f"{prefix}nbd-")
 
     def is_left() -> bool:
@@ -156,6 +157,11 @@ async def stop_left_server(qmp: Qmp, monitor: Monitor, prefix: str) -> None:
     async def look() -> bool:
         return await run_blocking(monitor.executor, "look at", "QEMU's sockets", is_left, _LOOK_UP_TIMEOUT_S)
 
+    def remove_directories() -> None:
+        for directory in Path(tempfile.gettempdir()).glob(f"{prefix}nbd-*"):
+            shutil.rmtree(directory, ignore_errors=True)
+
+    await run_blocking(monitor.executor, "remove", "left sockets", remove_directories, _LOOK_UP_TIMEOUT_S)
     if not await look():
         return
     # It may be a socket only, that no server was started with.
