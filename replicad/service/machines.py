@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from replicad.model.address import LocalAddress
 from replicad.model.errors import UnsupportedError
 from replicad.replica.layout import check_disk_path
 from replicad.settings import VirtualMachine
@@ -46,7 +47,8 @@ async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) ->
     match consistency.method:
         case "none":
             view = HeldView(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, ctx.clock)
-            tracker = UnchangedFileTracker(ctx.clock)
+            # Samba shows the write time as the change time, too, and that can be set back: no server is believed here.
+            tracker = UnchangedFileTracker(ctx.clock) if isinstance(settings.source, LocalAddress) else None
         case "command":
             view = command_view(settings, share, selection, journal, shares, ctx)
         case "reflink":
