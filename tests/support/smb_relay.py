@@ -84,7 +84,9 @@ class SmbRelay:
         """Reset one connection, or all, on both sides."""
         for number in list(self._writers) if connection is None else [connection]:
             for writer in self._writers.pop(number, []):
-                writer.transport.abort()
+                # One that has ended on its own is closed for good, and asyncio can't reset it any more.
+                if not writer.is_closing() or writer.transport.get_write_buffer_size():
+                    writer.transport.abort()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Relay one connection."""
