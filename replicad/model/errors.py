@@ -132,6 +132,10 @@ class InvalidNameError(PermanentError):
     """A name that can't be used safely on every share, or that would leave its directory."""
 
 
+class NoConvergenceError(PermanentError):
+    """What is to be copied is written faster than it can be sent."""
+
+
 class UnsupportedError(PermanentError):
     """The other side can't do this; the caller may have another way."""
 

@@ -7,6 +7,7 @@ went on there. Which of the two it is never depends on what somebody remembers a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -98,23 +99,23 @@ class MoveOptions:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What tells one state of a file from another (`storage.port.Identity`)."""
+    """What a file was at a moment: its size, the time that its share shows, and the digest of its manifest.
 
-    file_id: str
+    Times prove nothing where a writer may have the file open (DESIGN §5). A file that differs in one has been touched;
+    whether one that does not is the same, its bytes tell.
+    """
+
     size_bytes: int
     write_time_ns: int
-    change_time_ns: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """A file at the moment of the switch: what it was at both sides, and the digest of the manifest that both equal.
-
-    `destination` is None while it may not have been looked at yet."""
+    """A file at the moment of the switch, at both sides. Their digests differ where a parent locator was rewritten."""
 
     source: FileState
-    destination: FileState | None
-    digest: str
+    destination: FileState
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,8 @@ class MovedFile:
 
     Until the switch it lies in the move's own directory there, under its `number`. `is_shared`: others may use it (the
     parent of disks that stay): it is copied, and never touched at the source. `parent` is the path of the disk that its
-    parent locator is to name afterwards, as it names it now. `sealed` is there from SWITCHING on.
+    parent locator is to name afterwards, as it names it now. `sealed` is there from SWITCHING on. `is_switched`: the
+    machine uses this one at the destination for good, whatever becomes of the others after a crash.
     """
 
     number: int
@@ -135,6 +137,7 @@ class MovedFile:
     is_shared: bool = False
     parent: str | None = None
     sealed: Sealed | None = None
+    is_switched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +156,19 @@ class MoveRecord:
     options: MoveOptions = field(default_factory=MoveOptions)
     phase: MovePhase = MovePhase.WAITING
     files: tuple[MovedFile, ...] = ()
+    made: tuple[tuple[int, str], ...] = ()
+    """The directories that were missing at the destination: the number of the place, and the path below it."""
     rounds: int = 0
     freeze_ms: float | None = None
     """How long the machine stood still, once it did."""
     retired: datetime | None = None
     """When the source was out of the way."""
     format: int = FORMAT_VERSION
+
+    @property
+    def can_be_cancelled(self) -> bool:
+        """Whether all of its files are still used at the source, and the switch has not begun."""
+        return self.phase.can_be_cancelled and not any(file.is_switched for file in self.files)
 
 
 class Side(StrEnum):
@@ -207,3 +217,18 @@ def course_of(looked: Looked) -> Course:
     if source_changed:
         return Course.ASK if destination_changed else Course.BACK
     return Course.FORWARD
+
+
+def courses_of(looked: Mapping[str, Looked]) -> dict[str, Course]:
+    """The course of each file of a machine that nobody lets write meanwhile.
+
+    Where the machine went on at the source with one disk it did with all that it has not written elsewhere since: those
+    go back as well, so that they stay together.
+    """
+    courses = {path: course_of(one) for path, one in looked.items()}
+    if Course.BACK in courses.values():
+        for path, one in looked.items():
+            undecided = one.side is Side.NOBODY and not one.destination_changed
+            if courses[path] is Course.FORWARD and undecided and one.source_changed is not None:
+                courses[path] = Course.BACK
+    return courses

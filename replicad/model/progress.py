@@ -43,7 +43,15 @@ class Said:
     line: str
 
 
-ProgressEvent = PhaseStarted | Advanced | Warned | Said
+@dataclass(frozen=True, slots=True)
+class FreezePredicted:
+    """After so many rounds of a move: how long its machine would stand still if it were switched now, in seconds."""
+
+    rounds: int
+    freeze_s: float
+
+
+ProgressEvent = PhaseStarted | Advanced | Warned | Said | FreezePredicted
 Observer = Callable[[ProgressEvent], None]
 
 

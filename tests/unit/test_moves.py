@@ -6,7 +6,7 @@ from itertools import product
 
 import pytest
 
-from replicad.model.moves import Course, Looked, MovePhase, Side, course_of
+from replicad.model.moves import Course, Looked, MovePhase, Side, course_of, courses_of
 
 _STATES = (None, False, True)
 ALL = [Looked(*found) for found in product(Side, _STATES, _STATES)]
@@ -46,3 +46,16 @@ def test_of_two_copies_that_nobody_touched_the_verified_one_is_taken() -> None:
 def test_a_move_is_cancelled_before_the_switch_alone(phase: MovePhase) -> None:
     order = list(MovePhase)
     assert phase.can_be_cancelled == (order.index(phase) < order.index(MovePhase.SWITCHING))
+
+
+def test_disks_that_nobody_wrote_since_stay_with_those_that_went_back() -> None:
+    for first, second in product(ALL, ALL):
+        courses = courses_of({"가.vhdx": first, "나.vhdx": second})
+        for path, looked in (("가.vhdx", first), ("나.vhdx", second)):
+            untouched = looked == Looked(Side.NOBODY, source_changed=False, destination_changed=False)
+            if untouched and Course.BACK in courses.values():
+                assert courses[path] is Course.BACK
+            elif not (courses[path] is Course.BACK and looked.side is Side.NOBODY):
+                assert courses[path] is course_of(looked)
+            assert looked.side is not Side.DESTINATION or courses[path] is not Course.BACK
+            assert not looked.destination_changed or courses[path] is not Course.BACK

@@ -1,0 +1,116 @@
+"""The cutover of a move: the machine stands still, the last changes go over, and it goes on at the destination.
+
+Before the record of SWITCHING is written, whatever fails leaves the machine at the source and nothing else to do. From
+then on the destination is complete, and which of the two the machine uses is looked up, never remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from replicad.hypervisor.port import Still
+from replicad.model.errors import BusyError, ConflictError, ReplicadError
+from replicad.model.moves import FileState, MovedFile, MovePhase, MoveRecord, Sealed, Side
+from replicad.storage.port import Share
+from replicad.storage.together import together
+from replicad.storage.undisturbed import undisturbed
+
+from .context import Context
+from .move_copying import Copying
+from .move_journal import incoming
+from .move_names import give_names, take_names_back
+from .move_parts import MoveParts, relocations
+
+_AT_ONCE = 8
+
+
+async def cut_over(
+    record: MoveRecord,
+    files: Sequence[MovedFile],
+    copies: Copying,
+    parts: MoveParts,
+    ctx: Context,
+    max_freeze_s: float | None,
+) -> MoveRecord:
+    """Have the machine stand still, bring the last changes over, and switch it; the record of SWITCHED.
+
+    BusyError if it did not come to the switch within `max_freeze_s` (None: as long as it takes); then, and whatever
+    else is raised, the machine goes on at the source, unless the record says SWITCHING: then `settle_switch` is next.
+    """
+    record = await parts.journal.write(replace(record, phase=MovePhase.CUTOVER))
+    began_s = ctx.clock.monotonic_s()
+    try:
+        async with asyncio.timeout(max_freeze_s) as limit, parts.user.still(relocations(record, files)) as still:
+            await copies.round("cutover", keep=False)
+            await copies.close()
+            sealed = await _sealed(record, files, copies.digests(), parts)
+            await still.check()
+            limit.reschedule(None)
+            record = await undisturbed(switch(record, sealed, still, parts))
+    except TimeoutError:
+        raise BusyError(
+            "switch", record.vm, f"it would have stood still for longer than {max_freeze_s:g} s",
+            "It goes on at the source. Try when it writes less, or allow a longer freeze.",
+        ) from None  # fmt: skip
+    record = replace(record, freeze_ms=round((ctx.clock.monotonic_s() - began_s) * 1000, 1))
+    return await confirm_switch(record, files, parts)
+
+
+async def switch(record: MoveRecord, files: Sequence[MovedFile], still: Still, parts: MoveParts) -> MoveRecord:
+    """From the complete copies to the machine's disks. To be called while it stands still, and not to be disturbed.
+
+    What fails is taken back, and is raised.
+    """
+    before = record
+    record = await parts.journal.write_beside(
+        replace(record, phase=MovePhase.SWITCHING, files=replaced(record.files, files))
+    )
+    try:
+        await give_names(record, files, parts)
+        await still.switch(relocations(record, files))
+    except ConflictError:
+        raise
+    except ReplicadError:
+        await take_names_back(record, files, parts)
+        await parts.journal.write_beside(before)
+        raise
+    return record
+
+
+async def confirm_switch(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> MoveRecord:
+    """Write down that the machine goes on at the destination, once it is seen to. ConflictError if it is not."""
+    sides = await parts.user.sides(relocations(record, files))
+    if elsewhere := sorted(path for path, side in sides.items() if side is Side.SOURCE):
+        raise ConflictError(
+            "switch", record.vm, f"it still uses {', '.join(elsewhere)} at the source",
+            "Look what has become of it; nothing is deleted. The move is gone on with from what it uses.",
+        )  # fmt: skip
+    switched = {file.path for file in files}
+    marked = tuple(replace(file, is_switched=file.is_switched or file.path in switched) for file in record.files)
+    return await parts.journal.write(replace(record, phase=MovePhase.SWITCHED, files=marked))
+
+
+async def _sealed(
+    record: MoveRecord, files: Sequence[MovedFile], digests: Mapping[str, str], parts: MoveParts
+) -> list[MovedFile]:
+    async def seal(file: MovedFile) -> MovedFile:
+        digest = digests[file.path]
+        source = await state_of(parts.source, file.path, digest)
+        destination = await state_of(parts.place_of(file), incoming(record, file.number), digest)
+        return replace(file, sealed=Sealed(source, destination))
+
+    return await together(seal, files, _AT_ONCE)
+
+
+async def state_of(share: Share, path: str, digest: str) -> FileState:
+    """What a file with this digest is now."""
+    stat = await share.stat(path)
+    return FileState(stat.size_bytes, stat.write_time_ns, digest)
+
+
+def replaced(files: Sequence[MovedFile], others: Sequence[MovedFile]) -> tuple[MovedFile, ...]:
+    """The files, with the others in place of those of the same path."""
+    by_path = {file.path: file for file in others}
+    return tuple(by_path.get(file.path, file) for file in files)

@@ -1,0 +1,106 @@
+"""The ends of a move: its source out of the way, or all that it has brought to the destination."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from replicad.model.errors import ConflictError, NotFoundError, PermanentError
+from replicad.model.moves import MovedFile, MovePhase, MoveRecord, SourceAfter
+from replicad.model.names import parent, path_on
+from replicad.model.progress import Alarmed
+from replicad.storage.port import Stat
+
+from .context import Context
+from .move_journal import lock_of
+from .move_names import found, remove_directories, remove_made, retired_name
+from .move_parts import MoveParts
+
+
+async def retire_source(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord:
+    """Give the source's files other names, so that nobody takes them for the machine's; the record of RETIRED.
+
+    What others share stays as it is. ConflictError if something else is in the way of such a name.
+    """
+    for file in _own(record):
+        retired = retired_name(record, file.path)
+        if await found(parts.source, file.path) is None:
+            continue
+        if await found(parts.source, retired) is not None:
+            raise ConflictError(
+                "rename", path_on(parts.source.name, file.path), f"there is a {retired} already",
+                "Move one of them away; the machine uses the destination.",
+            )  # fmt: skip
+        await parts.source.rename(file.path, retired)
+    for directory in sorted({parent(file.path) for file in record.files}):
+        await parts.source.flush_directory(directory)
+    return await parts.journal.write(replace(record, phase=MovePhase.RETIRED, retired=ctx.clock.now()))
+
+
+async def clear_away(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord:
+    """From RETIRED to DONE, if the time has come: the source's files are deleted, where that is wanted, and so is what
+    the move needed for itself. A file of the source that was written since the switch stays, and is told of."""
+    if record.options.source_after is SourceAfter.DELETE:
+        if ctx.clock.now() < deletion_due(record):
+            return record
+        for file in _own(record):
+            await _delete(record, file, parts, ctx)
+    await parts.changes(record.files).settle(record.id, {})
+    await remove_directories(record, parts)
+    return await parts.journal.remember(replace(record, phase=MovePhase.DONE))
+
+
+async def take_back(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord:
+    """Remove all that the move has brought to the destination; the record of CANCELLED. The machine is at the source.
+
+    PermanentError if it is too late: once the switch has begun there is no way back. LockedError while it is worked on.
+    """
+    try:
+        lock = await parts.places[0].lock(lock_of(record.id), ctx.holder())
+    except NotFoundError:
+        _refuse_if_too_late(record)  # it has not begun, or is all but done
+    else:
+        async with lock:
+            record = await parts.journal.read(record.id) or record
+            _refuse_if_too_late(record)
+    await parts.changes(record.files).settle(record.id, {})
+    await remove_directories(record, parts)
+    await remove_made(record, parts)
+    return await parts.journal.remember(replace(record, phase=MovePhase.CANCELLED))
+
+
+def _refuse_if_too_late(record: MoveRecord) -> None:
+    if not record.can_be_cancelled:
+        raise PermanentError(
+            "cancel", f"the move of {record.vm}", "the machine is switched, or being switched, already",
+            "Let it come to its end, and move the machine back.",
+        )  # fmt: skip
+
+
+def deletion_due(record: MoveRecord) -> datetime:
+    """When the source's files are to be deleted, at the earliest."""
+    return (record.retired or record.began) + timedelta(seconds=record.options.grace_s)
+
+
+def _own(record: MoveRecord) -> Iterator[MovedFile]:
+    return (file for file in record.files if not file.is_shared)
+
+
+async def _delete(record: MoveRecord, file: MovedFile, parts: MoveParts, ctx: Context) -> None:
+    retired = retired_name(record, file.path)
+    stat = await found(parts.source, retired)
+    if stat is None:
+        return
+    if file.sealed is None or not _is_as_sealed(stat, file):
+        where = path_on(parts.source.name, retired)
+        ctx.observe(Alarmed(f"{where} was written after the machine was switched to its copy: it is not deleted"))
+        return
+    await parts.source.remove(retired)
+
+
+def _is_as_sealed(stat: Stat, file: MovedFile) -> bool:
+    sealed = file.sealed
+    return sealed is not None and (stat.size_bytes, stat.write_time_ns) == (
+        sealed.source.size_bytes, sealed.source.write_time_ns
+    )  # fmt: skip

@@ -1,0 +1,156 @@
+"""A move that is cut short at every single call, in each way, while the machine writes."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+
+from replicad.model.errors import ConflictError, PermanentError, ReplicadError, UnreachableError, UnsupportedError
+from replicad.model.moves import MovePhase, Side
+from tests.support.faulty import CRASHES, Fault, When, crashes
+from tests.support.moved_machine import refusal
+from tests.support.moving import CONFIG, DESTINATION, DISKS, Moving
+
+
+@pytest.mark.parametrize("server_copy", [True, False])
+async def test_a_machine_that_writes_all_the_time_is_moved_whole(server_copy: bool) -> None:
+    moving = Moving(server_copy=server_copy)
+    await moving.begin()
+    record = await moving.move()
+    assert record.phase is MovePhase.DONE
+    await moving.check_used_at(Side.DESTINATION)
+    assert moving.machine.switches == 1
+
+
+async def _calls(seed: int) -> list[str]:
+    moving = Moving(seed)
+    await moving.begin()
+    await moving.move()
+    return moving.log
+
+
+@pytest.mark.parametrize("fault", CRASHES, ids=lambda fault: fault.when.value)
+async def test_after_the_death_of_its_process_at_any_call_a_move_is_gone_on_with(fault: Fault) -> None:
+    calls = await _calls(7)
+    for number, name in enumerate(calls, 1):
+        moving = Moving(7)
+        await moving.begin()
+        assert await crashes(moving.move({number: fault})), name
+        moving.machine.watchdog()
+        for _ in range(3):
+            await moving.machine.live()
+        record = await moving.move()
+        assert record.phase is MovePhase.DONE, name
+        await moving.check_used_at(Side.DESTINATION)
+
+
+@pytest.mark.parametrize("fault", CRASHES, ids=lambda fault: fault.when.value)
+async def test_after_the_death_of_machine_and_process_at_any_call_a_move_is_gone_on_with(fault: Fault) -> None:
+    calls = await _calls(8)
+    for number, name in enumerate(calls, 1):
+        moving = Moving(8)
+        await moving.begin()
+        assert await crashes(moving.move({number: fault})), name
+        moving.machine.die()
+        record = await moving.move()
+        assert record.phase is MovePhase.DONE, name
+        await moving.check_used_at(Side.DESTINATION)
+
+
+async def test_a_machine_that_is_started_at_its_source_after_both_died_keeps_what_it_writes_there() -> None:
+    calls, refused = await _calls(9), 0
+    for number, name in enumerate(calls, 1):
+        moving = Moving(9)
+        await moving.begin()
+        assert await crashes(moving.move({number: Fault(When.AFTER)})), name
+        ran_on_at = set(moving.machine.where().values())
+        for _ in range(5):
+            await moving.machine.live()
+        moving.machine.die()
+        if not set(DISKS) <= await moving.names():
+            continue  # the source is out of the way: nobody can start it there
+        await moving.start_at_source()
+        try:
+            record = await moving.move()
+        except ConflictError:
+            # It had run at the destination before: there are two that were written, and both are left alone.
+            assert ran_on_at == {Side.DESTINATION}, name
+            await moving.check_untouched()
+            refused += 1
+        else:
+            assert record.phase is MovePhase.DONE, name
+            await moving.check_used_at(Side.DESTINATION)
+    assert refused
+
+
+@pytest.mark.parametrize(
+    "error", [UnreachableError("write", "그", "끊김"), PermanentError("write", "그", "거부")], ids=repr
+)
+async def test_after_an_error_of_any_call_the_machine_runs_on_and_the_move_is_gone_on_with(
+    error: ReplicadError,
+) -> None:
+    calls = await _calls(10)
+    for when in When:
+        for number, name in enumerate(calls, 1):
+            moving = Moving(10)
+            await moving.begin()
+            with contextlib.suppress(ReplicadError):
+                await moving.move({number: Fault(when, error)})
+            assert moving.machine.is_running, name
+            assert not moving.machine.is_stopped, name
+            await moving.machine.live()
+            record = await moving.move()
+            assert record.phase is MovePhase.DONE, name
+            await moving.check_used_at(Side.DESTINATION)
+
+
+async def test_a_machine_that_refuses_to_be_switched_goes_on_at_its_source_and_can_be_switched_later() -> None:
+    moving = Moving(11)
+    await moving.begin()
+    moving.machine.refuses = refusal()
+    with pytest.raises(UnsupportedError):
+        await moving.move()
+    assert set(moving.machine.where().values()) == {Side.SOURCE}
+    assert {*DISKS, CONFIG} == {name for name in await moving.names() if not name.startswith(".replicad-move")}
+    await moving.machine.live()
+    await moving.move()
+    await moving.check_used_at(Side.DESTINATION)
+
+
+async def test_a_move_that_is_cancelled_at_any_call_before_the_switch_leaves_the_source_and_nothing_else() -> None:
+    calls, too_late = await _calls(12), 0
+    for number, name in enumerate(calls, 1):
+        moving = Moving(12)
+        await moving.begin()
+        assert await crashes(moving.move({number: Fault(When.AFTER)})), name
+        moving.machine.watchdog()
+        before = moving.remembered.phase
+        try:
+            record = await moving.cancel()
+        except PermanentError:
+            too_late += 1
+            assert (await moving.move()).phase is MovePhase.DONE
+            await moving.check_used_at(Side.DESTINATION)
+        else:
+            assert record.phase is MovePhase.CANCELLED, (name, before)
+            await moving.check_used_at(Side.SOURCE)
+            assert await moving.memory.list(DESTINATION) == []
+    assert 0 < too_late < len(calls) // 2
+
+
+async def test_cancelling_can_be_cut_short_at_any_call() -> None:
+    moving = Moving(13)
+    await moving.begin()
+    calls = await _calls(13)
+    half = {len(calls) // 2: Fault(When.AFTER)}
+    await crashes(moving.move(half))
+    await moving.cancel()
+    for number in range(1, len(moving.log) + 1):
+        other = Moving(13)
+        await other.begin()
+        await crashes(other.move(half))
+        other.machine.watchdog()
+        assert await crashes(other.cancel({number: Fault(When.AFTER)}))
+        assert (await other.cancel()).phase is MovePhase.CANCELLED
+        await other.check_used_at(Side.SOURCE)
