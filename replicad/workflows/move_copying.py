@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from replicad.model.changes import BaseState
 from replicad.model.extents import total_bytes
@@ -17,6 +18,7 @@ from replicad.storage.together import together
 from replicad.tracking.port import ChangeSource, Snapshot, SnapshotFile
 
 from .context import Context
+from .move_chains import rewrite_locator
 from .move_journal import incoming
 from .move_parts import MoveParts
 from .move_transfer import FileTransfer
@@ -101,6 +103,14 @@ class Copying:
     def digests(self) -> Mapping[str, str]:
         """What the copies hold, by path."""
         return {path: transfer.digest for path, transfer in self._transfers.items()}
+
+    async def rewrite_locators(self, record: MoveRecord, files: Sequence[MovedFile]) -> None:
+        """Have children name their parents at the destination; for when all is sent."""
+        known = {file.path: file for file in record.files}
+        for file in files:
+            if file.parent is not None:
+                work = partial(rewrite_locator, record=record, child=file, files=known, new_id=self._ctx.new_id)
+                await self._transfers[file.path].change(work)
 
     async def close(self) -> None:
         """Close the files at the destination: what their server tells of them afterwards stays as it is."""

@@ -44,8 +44,10 @@ async def cut_over(
     try:
         async with asyncio.timeout(max_freeze_s) as limit, parts.user.still(relocations(record, files)) as still:
             await copies.round("cutover", keep=False)
+            at_source = copies.digests()
+            await copies.rewrite_locators(record, files)
             await copies.close()
-            sealed = await _sealed(record, files, copies.digests(), parts)
+            sealed = await _sealed(record, files, at_source, copies.digests(), parts)
             await still.check()
             limit.reschedule(None)
             record = await undisturbed(switch(record, sealed, still, parts))
@@ -93,12 +95,16 @@ async def confirm_switch(record: MoveRecord, files: Sequence[MovedFile], parts: 
 
 
 async def _sealed(
-    record: MoveRecord, files: Sequence[MovedFile], digests: Mapping[str, str], parts: MoveParts
+    record: MoveRecord,
+    files: Sequence[MovedFile],
+    at_source: Mapping[str, str],
+    at_destination: Mapping[str, str],
+    parts: MoveParts,
 ) -> list[MovedFile]:
     async def seal(file: MovedFile) -> MovedFile:
-        digest = digests[file.path]
-        source = await state_of(parts.source, file.path, digest)
-        destination = await state_of(parts.place_of(file), incoming(record, file.number), digest)
+        source = await state_of(parts.source, file.path, at_source[file.path])
+        place = parts.place_of(file)
+        destination = await state_of(place, incoming(record, file.number), at_destination[file.path])
         return replace(file, sealed=Sealed(source, destination))
 
     return await together(seal, files, _AT_ONCE)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from hashlib import blake2b
 
 from replicad.model.changes import ChangeSet
-from replicad.model.chunks import choose_chunk_size
+from replicad.model.chunks import choose_chunk_size, chunk_count
 from replicad.model.errors import IntegrityError, UnsupportedError
-from replicad.model.extents import Extent, normalise, split
+from replicad.model.extents import Extent, normalise, split, widen
 from replicad.model.manifest import HASH_BYTES, Manifest, ManifestEdit
 from replicad.model.progress import Advanced
 from replicad.replica.disk_update import WRITES_AT_ONCE, SavedBatch, Stretch
@@ -64,18 +64,17 @@ class FileTransfer:
         """Read what is there, and take it for proven: what it holds is what was just read."""
         size_bytes = (await self._target.identity()).size_bytes
         extents = await self._target.allocated_extents()
-        self._manifest = await self._read(size_bytes, extents)
+        self._manifest = await self._read(size_bytes, extents, choose_chunk_size(size_bytes))
         self._unproven = []
 
-    async def _read(self, size_bytes: int, extents: Sequence[Extent]) -> Manifest:
-        empty = Manifest(choose_chunk_size(size_bytes), size_bytes)
-        edit = ManifestEdit(empty, size_bytes)
+    async def _read(self, size_bytes: int, extents: Sequence[Extent], chunk_bytes: int) -> Manifest:
+        edit = ManifestEdit(Manifest(chunk_bytes, size_bytes), size_bytes)
 
         async def take(piece: Block | Gap) -> None:
             if isinstance(piece, Block):
                 edit.put(piece.first, piece.hashes)
 
-        await scan(self._target, extents, size_bytes, self._hashing(empty.chunk_bytes), take)
+        await scan(self._target, extents, size_bytes, self._hashing(chunk_bytes), take)
         return edit.finish()
 
     async def copy(self, file: ShareFile, size_bytes: int, changes: ChangeSet) -> Tally:
@@ -145,6 +144,18 @@ class FileTransfer:
                 "The file server or its storage corrupts data: check it. The machine is still used at the source.",
             )  # fmt: skip
         self._unproven = []
+
+    async def change(self, work: Callable[[ShareFile], Awaitable[Sequence[Extent]]]) -> None:
+        """Have `work` change the file itself, which is all sent and proven; it returns where. What is there afterwards
+        is taken for proven."""
+        touched = await work(self._target)
+        size_bytes = (await self._target.identity()).size_bytes
+        found = await self._read(size_bytes, touched, self.manifest.chunk_bytes)
+        edit = ManifestEdit(self.manifest, size_bytes)
+        for extent in widen(touched, self.manifest.chunk_bytes, size_bytes):
+            first, count = extent.offset_bytes // found.chunk_bytes, chunk_count(extent.length_bytes, found.chunk_bytes)
+            edit.put(first, found.hashes(first, count))
+        self._manifest = edit.finish()
 
     async def close(self) -> None:
         """Close the file. What is known of it stays."""

@@ -1,0 +1,145 @@
+"""Which files a move takes along, and in which order they hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass
+
+from replicad.model.errors import ConflictError, IntegrityError, NotFoundError, UnsupportedError
+from replicad.model.names import check_path, folded, is_vhdx_name, join, path_on
+from replicad.storage.port import OpenMode, Share, Stat
+from replicad.vhdx.chains import Chains, Cycle, Fault, MissingParent, WrongLinkage, WrongSectors, read_chains
+from replicad.vhdx.facts import DamagedVhdxError, VhdxFacts
+from replicad.vhdx.parse import check_structure
+
+from .inspect import drive
+
+_MAX_FILES = 10_000
+_RECORDS = ("replica.json", "replica.lock")
+_MOVED = ".moved-"
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFile:
+    """A file below the source."""
+
+    path: str
+    size_bytes: int
+    allocated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FoundFiles:
+    """The files that a move takes along, sorted by path, with what is left behind on purpose."""
+
+    files: tuple[FoundFile, ...]
+    warnings: tuple[str, ...]
+
+
+async def find_files(source: Share, takes: Callable[[str], bool] | None) -> FoundFiles:
+    """All files below the source, or those that it `takes`.
+
+    NotFoundError if there is none; UnsupportedError for a link among them: it would lead elsewhere at the destination;
+    ConflictError if the directory is a replica's; InvalidNameError for a name that not every share takes.
+    """
+    files: list[FoundFile] = []
+    warnings: list[str] = []
+    todo = [""]
+    while todo:
+        directory = todo.pop()
+        for entry in await source.list(directory):
+            path = join(directory, entry.name)
+            if entry.name in _RECORDS and not directory:
+                raise _is_replica(source)
+            if entry.is_dir and not entry.is_link:
+                todo += [] if entry.name.startswith(".replicad-") else [path]
+            elif _MOVED in entry.name:
+                warnings.append(f"{path} was put away by a move before, and stays where it is")
+            elif takes is None or takes(path):
+                files.append(_found(source, path, entry))
+        if len(files) > _MAX_FILES:
+            raise UnsupportedError(
+                "move", source.name, f"it holds more than {_MAX_FILES} files",
+                "Give the directory of one virtual machine.",
+            )  # fmt: skip
+    if not files:
+        raise NotFoundError("move", source.name, "there is no file of a virtual machine in it", "Check the path.")
+    _refuse_twins(source, files)
+    return FoundFiles(tuple(sorted(files, key=lambda file: file.path)), tuple(warnings))
+
+
+def _found(source: Share, path: str, entry: Stat) -> FoundFile:
+    if entry.is_link:
+        raise UnsupportedError(
+            "move", path_on(source.name, path), "it is a link, and would lead elsewhere from its destination",
+            "Put the file itself in its place, or move it away.",
+        )  # fmt: skip
+    check_path(path)
+    return FoundFile(path, entry.size_bytes, entry.allocated_bytes)
+
+
+def _is_replica(source: Share) -> ConflictError:
+    return ConflictError(
+        "move", source.name, "it is a replica, and its points would not survive that",
+        "Fail over to it, or have it made anew at another place ('replica' in the configuration).",
+    )  # fmt: skip
+
+
+def _refuse_twins(source: Share, files: Sequence[FoundFile]) -> None:
+    by_name: dict[str, str] = {}
+    for file in files:
+        other = by_name.setdefault(folded(file.path), file.path)
+        if other != file.path:
+            raise ConflictError(
+                "move", f"{other!r} and {file.path!r} in {source.name}",
+                "their names differ only by case, and SMB shares take them for one file", "Rename one of them.",
+            )  # fmt: skip
+
+
+async def read_links(source: Share, files: Sequence[FoundFile], place_of: Callable[[str], str]) -> Chains:
+    """How the differencing disks among the files hang together; `place_of` gives a file's absolute path.
+
+    IntegrityError for a disk that is damaged, or whose parent is not the one that it was made of.
+    """
+    facts: dict[str, VhdxFacts] = {}
+    for file in files:
+        if is_vhdx_name(file.path):
+            async with await source.open(file.path, OpenMode.READ) as opened:
+                try:
+                    found = await drive(check_structure(file.size_bytes), opened)
+                except DamagedVhdxError:
+                    continue  # whoever uses it may be writing it; it is moved as the bytes that it is
+            if isinstance(found, VhdxFacts):
+                facts[place_of(file.path)] = found
+    return read_chains(facts)
+
+
+def parents_of(chains: Chains, path_of: Mapping[str, str]) -> dict[str, str]:
+    """The parent of each child, both by their paths below the source, of all whose parent was found."""
+    return {path_of[link.child]: path_of[link.parent] for link in chains.links.values()}
+
+
+def refuse_broken(chains: Chains, path_of: Mapping[str, str], taken: Container[str], source: Share) -> None:
+    """Raise what keeps the chain of a file that is taken along from being whole."""
+    for child, fault in chains.faults.items():
+        if path_of[child] in taken:
+            raise _fault(path_on(source.name, path_of[child]), fault)
+
+
+def _fault(subject: str, fault: Fault) -> UnsupportedError | IntegrityError:
+    match fault:
+        case MissingParent(tried=tried):
+            where = " or ".join(tried) or "where nobody can follow"
+            return UnsupportedError(
+                "move", subject, f"its parent ({where}) is not among the files that are moved",
+                "Move the directory that holds both, or merge the disk into its parent.",
+            )  # fmt: skip
+        case WrongLinkage(parent=parent):
+            return IntegrityError(
+                "move", subject, f"its parent {parent} was changed since the disk was made of it",
+                "Repair the chain first: the disk can't be read as it is.",
+            )  # fmt: skip
+        case WrongSectors(parent=parent):
+            return IntegrityError("move", subject, f"its parent {parent} has other sectors", "Repair the chain first.")
+        case Cycle():
+            return IntegrityError("move", subject, "it is its own parent's parent", "Repair the chain first.")
