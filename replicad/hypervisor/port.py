@@ -22,11 +22,14 @@ class Usage(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """A file of the machine: its path below the source, and where it is at the source and at the destination."""
+    """A file of the machine: its path below the source, and where it is at the source and at the destination; there it
+    is `target` below the place with the number `place`."""
 
     path: str
     source: Address
     destination: Address
+    place: int
+    target: str
 
 
 class Still(Protocol):

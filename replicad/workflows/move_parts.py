@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from replicad.hypervisor.port import DiskUser, Relocation
@@ -36,11 +36,9 @@ def relocations(record: MoveRecord, files: Sequence[MovedFile]) -> tuple[Relocat
     """Where files are, and are to be, as whoever uses them is told."""
     source, places = parse_address(record.source), [parse_address(place) for place in record.places]
     return tuple(
-        Relocation(file.path, source.child(*file.path.split("/")), places[file.place].child(*file.target.split("/")))
+        Relocation(
+            file.path, source.child(*file.path.split("/")), places[file.place].child(*file.target.split("/")),
+            file.place, file.target,
+        )
         for file in files
-    )
-
-
-def by_path(files: Sequence[MovedFile]) -> Mapping[str, MovedFile]:
-    """Files by their path below the source."""
-    return {file.path: file for file in files}
+    )  # fmt: skip
