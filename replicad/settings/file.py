@@ -84,6 +84,7 @@ _COMMAND = {
 Flag = Annotated[bool, *_reads(values.true_or_false, {"type": "boolean", "default": False})]
 Program = Annotated[tuple[str, ...] | None, *_reads(values.command, _COMMAND)]
 Path = Annotated[str | None, *_reads(values.absolute_path, _text(values.ABSOLUTE_PATTERN))]
+AbsolutePath = Annotated[str, *_reads(values.absolute_path, _text(values.ABSOLUTE_PATTERN))]
 Place = Annotated[
     Address, *_reads(values.address, _text(values.ADDRESS_PATTERN, r"\\nas1\vms\web01", "smb://nas1/vms", "/srv/vms"))
 ]
@@ -174,6 +175,8 @@ class ServerGroup(_Group):
         ),
     ] = DEFAULT_CONNECTIONS
     """How many connections to the server move data at a time, each with a sign-in of its own."""
+    mounts: dict[str, AbsolutePath] = {}
+    """Where this host has the server's shares mounted, by the share's name: there a QEMU on this host opens disks."""
 
 
 class ConsistencyGroup(_Group):

@@ -205,6 +205,7 @@ def _server(name: str, group: ServerGroup) -> Server:
         password_command=group.password_command,
         encryption_required=group.encryption == "required",
         connections=group.connections,
+        mounts=MappingProxyType({share: Path(path) for share, path in group.mounts.items()}),
     )
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import MappingProxyType
 from urllib.parse import urlsplit
 
-from replicad.model.address import Address
+from replicad.model.address import Address, LocalAddress
 from replicad.model.errors import NotFoundError
 from replicad.model.names import folded
 from replicad.model.retention import Keep
@@ -39,7 +39,8 @@ DEFAULT_AT_MOST_EVERY_S = 60
 class Server:
     r"""An SMB server. `name` is the one in `\\name\share`; `username` is None for Kerberos.
 
-    With a `username` exactly one of `password_file` and `password_command` is given, without one neither.
+    With a `username` exactly one of `password_file` and `password_command` is given, without one neither. `mounts` are
+    the directories of this host at which its shares are mounted, by their names.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Server:
     password_command: tuple[str, ...] | None = None
     encryption_required: bool = True
     connections: int = DEFAULT_CONNECTIONS
+    mounts: Mapping[str, Path] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,15 @@ class Settings:
     def server(self, name: str) -> Server | None:
         """The server by the name in an address, without regard to case; None if it is not described."""
         return next((s for s in self.servers.values() if folded(s.name) == folded(name)), None)
+
+    def seen_at(self, address: Address) -> str | None:
+        """The path by which programs on this host reach what is at `address`; None if they don't."""
+        if isinstance(address, LocalAddress):
+            return address.path
+        server = self.server(address.server)
+        mounts = server.mounts if server is not None else {}
+        mounted = next((path for share, path in mounts.items() if folded(share) == folded(address.share)), None)
+        return None if mounted is None else LocalAddress(str(mounted)).child(*address.path.split("/")).path
 
     def machine(self, name: str) -> VirtualMachine:
         """The virtual machine of this name; NotFoundError that lists the names there are."""

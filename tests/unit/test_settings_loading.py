@@ -299,3 +299,14 @@ def test_configuration_is_found_in_the_order_that_is_documented(tmp_path: Path) 
     environ["REPLICAD_CONFIG"] = "/not/there.yaml"
     assert find_config(None, environ, system) == Path("/not/there.yaml")
     assert find_config(Path("given.yaml"), environ, system) == Path("given.yaml")
+
+
+def test_what_a_hypervisor_sees_of_a_share_lies_below_its_mount(tmp_path: Path) -> None:
+    mounts = "servers:\n  nas1: {mounts: {VMs: '/mnt/가 나'}}\n  nas2: {}\n"
+    settings = _load(tmp_path, mounts + VM)
+    assert settings.seen_at(SmbAddress("NAS1", "vms", "웹/disk 1.vhdx")) == "/mnt/가 나/웹/disk 1.vhdx"
+    assert settings.seen_at(SmbAddress("nas1", "vms")) == "/mnt/가 나"
+    assert settings.seen_at(SmbAddress("nas1", "other", "a")) is None
+    assert settings.seen_at(SmbAddress("nas2", "vms", "a")) is None
+    assert settings.seen_at(SmbAddress("nas3", "vms", "a")) is None
+    assert settings.seen_at(LocalAddress("/srv/vms/a")) == "/srv/vms/a"
