@@ -110,8 +110,10 @@ async def running_qemu(
     paused: bool = False,
     more: Sequence[str] = (),
     cwd: Path | None = None,
+    machine: str = "none",
 ) -> AsyncIterator[Qemu]:
-    """QEMU with these VHDX files, given by `-blockdev`, or by `-drive` with names that QEMU makes up."""
+    """QEMU with these VHDX files, given by `-blockdev`, or by `-drive` with names that QEMU makes up. A `machine` that
+    is one can have devices, by `more`."""
     arguments: list[str] = ["-S"] if paused else []
     for number, path in enumerate(disks):
         if named:
@@ -127,7 +129,7 @@ async def running_qemu(
             arguments += ["-qmp", f"unix:{directory / socket},server=on,wait=off"]
         process = await asyncio.create_subprocess_exec(
             *("setpriv", "--pdeathsig", "KILL", "--", "qemu-system-x86_64"),
-            *("-M", "none", "-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none"),
+            *("-M", machine, "-accel", "tcg", "-nodefaults", "-no-user-config", "-display", "none"),
             *arguments, *more, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=cwd,
         )  # fmt: skip
         try:

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from replicad.hypervisor.thawing import KIND, FreezeJournal, OpenPage
@@ -20,12 +21,15 @@ from replicad.storage.blocking import run_blocking
 
 from .agent import Agent, AgentSession
 from .monitor import Monitor
+from .orders import Orders, carry_out, orders_from
 from .process import Process, identify
 from .qmp import Qmp
 from .sockets import MachineIsOffError
 
 UNDO_KIND = "qemu"
 """Whose entries of the journal `undo_freeze` undoes."""
+ORDERS = "orders"
+"""In such an entry: what else is to be done, if anything (`orders.Orders`, as JSON)."""
 _STOP = "stop"
 _FREEZE = "fsfreeze"
 _LOOK_UP_TIMEOUT_S = 10.0
@@ -127,7 +131,10 @@ async def is_executing(qmp: Qmp) -> bool:
 async def undo_freeze(how: Mapping[str, str], timeout_s: float) -> None:
     """Undo what a process that died had frozen, as the journal tells it. Fine if it goes on already or is off."""
     if monitor := how.get("monitor"):
-        await persistently(lambda: _resume_if_stopped(Monitor(Path(monitor), timeout_s), how.get("process", "")))
+        orders = orders_from(how[ORDERS]) if ORDERS in how else Orders()
+        await persistently(
+            lambda: _resume_if_stopped(Monitor(Path(monitor), timeout_s), how.get("process", ""), orders)
+        )
     elif agent := how.get("agent"):
         with ThreadPoolExecutor(1, thread_name_prefix="qemu-thaw") as executor:
             await persistently(lambda: _thaw(Agent(executor, Path(agent), timeout_s)))
@@ -143,14 +150,15 @@ async def _resume(monitor: Monitor, process: Process | None) -> None:
         return
 
 
-async def _resume_if_stopped(monitor: Monitor, process: str) -> None:
+async def _resume_if_stopped(monitor: Monitor, process: str, orders: Orders) -> None:
     """Long after the stop: if it is another machine by now, or goes on, or has come to a stop otherwise, it is not ours
     to resume."""
     try:
         async with monitor.session() as qmp:
             status = await qmp.execute("query-status")
-            if str(await identified(monitor, qmp) or "") == process and status.get("status") == "paused":
-                await qmp.execute("cont")
+            if str(await identified(monitor, qmp) or "") == process and not status.get("running"):
+                resume = orders.resume and status.get("status") == "paused"
+                await carry_out(qmp, replace(orders, resume=resume))
     except MachineIsOffError:
         return
 

@@ -8,6 +8,8 @@ from replicad.model.errors import IntegrityError, UnsupportedError
 
 from .qmp import Qmp
 
+_NODE = "block-driver"
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:
@@ -15,8 +17,18 @@ class Graph:
 
     names: tuple[str, ...]
     edges: tuple[tuple[str, str, str], ...]
-    others_above: frozenset[str]
-    """The nodes that something beside nodes uses directly: a device, a job, an export."""
+    users: tuple[tuple[str, str, str], ...]
+    """What uses nodes directly and is no node itself: (its kind, its name, the node). A `block-backend` is that of a
+    device, or of an export, which has no name; a `block-job` is a job."""
+
+    @property
+    def others_above(self) -> frozenset[str]:
+        """The nodes that something beside nodes uses directly."""
+        return frozenset(below for _, _, below in self.users)
+
+    def is_used(self, name: str) -> bool:
+        """Whether anything uses a node."""
+        return name in self.others_above or any(below == name for _, _, below in self.edges)
 
     def parents(self, name: str) -> list[str]:
         """The nodes right above one."""
@@ -31,18 +43,18 @@ async def query_graph(qmp: Qmp) -> Graph:
     """How it is now."""
     told = await qmp.execute("x-debug-query-block-graph")
     try:
-        kinds = {node["id"]: (str(node["name"]), node["type"] == "block-driver") for node in told["nodes"]}
-        edges, others = [], set()
+        named = {node["id"]: (str(node["name"]), str(node["type"])) for node in told["nodes"]}
+        edges, users = [], []
         for edge in told["edges"]:
-            (above, is_node), (below, _) = kinds[edge["parent"]], kinds[edge["child"]]
-            if is_node:
+            (above, kind), (below, _) = named[edge["parent"]], named[edge["child"]]
+            if kind == _NODE:
                 edges.append((above, str(edge["name"]), below))
             else:
-                others.add(below)
+                users.append((kind, above, below))
     except (KeyError, TypeError) as error:
         raise IntegrityError("ask for the graph of", qmp.subject, "what it returned is no graph") from error
-    names = tuple(name for name, is_node in kinds.values() if is_node)
-    return Graph(names, tuple(edges), frozenset(others))
+    names = tuple(name for name, kind in named.values() if kind == _NODE)
+    return Graph(names, tuple(edges), tuple(users))
 
 
 async def reattach(qmp: Qmp, parent: str, below: str) -> None:

@@ -5,10 +5,14 @@ Needs the rights to look at the process: its user's, or root's. Without them not
 
 from __future__ import annotations
 
+import os
 import stat
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from replicad.model.names import printable
 from replicad.storage.processes import start_of_process
 
 _PROC = Path("/proc")
@@ -48,6 +52,44 @@ def open_files(process: Process) -> frozenset[Inode] | None:
     except OSError:
         return None
     return frozenset(found)
+
+
+def command_line(process: Process) -> tuple[str, ...]:
+    """The arguments that it was started with; none if they are not to be seen."""
+    try:
+        data = (_PROC / str(process.pid) / "cmdline").read_bytes()
+    except OSError:
+        return ()
+    return tuple(os.fsdecode(argument) for argument in data.split(b"\0")[:-1])
+
+
+def writers_of(files: Collection[Inode], but: int) -> Mapping[Inode, str]:
+    """Which of these files processes of this host have open for writing, and by one of them which: its name and number.
+    Not looked at is the process `but`, nor can be those whose files may not be seen by us."""
+    found: dict[Inode, str] = {}
+    for process in _PROC.iterdir():
+        if not process.name.isdecimal() or int(process.name) == but:
+            continue
+        with suppress(OSError):  # it has ended, or is not ours to look at
+            for descriptor in (process / "fd").iterdir():
+                inode = _written_through(process, descriptor)
+                if inode is not None and inode in files and inode not in found:
+                    name = (process / "comm").read_text(errors="replace").strip()
+                    found[inode] = f"{printable(name)} (process {process.name})"
+    return found
+
+
+def _written_through(process: Path, descriptor: Path) -> Inode | None:
+    """The file that an open descriptor writes, if it does."""
+    try:
+        status = descriptor.stat()
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        lines = (process / "fdinfo" / descriptor.name).read_text().splitlines()
+    except OSError:
+        return None  # closed meanwhile
+    flags = next((int(line.split()[1], 8) for line in lines if line.startswith("flags:")), 0)
+    return (status.st_dev, status.st_ino) if flags & os.O_ACCMODE != os.O_RDONLY else None
 
 
 def inode_as_seen_by(process: Process, file_name: str) -> Inode | None:

@@ -1,0 +1,304 @@
+"""A real QEMU whose disks are switched to other files while it runs: all of them or none, whatever fails meanwhile."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from replicad.hypervisor.port import Usage
+from replicad.hypervisor.qemu.qmp import Qmp
+from replicad.model.errors import BusyError, ConflictError, PermanentError, UnsupportedError
+from replicad.model.moves import Side
+from tests.support.moving_guest import Move
+from tests.support.qemu import Qemu, make_vhdx, running_qemu
+
+NAMES = ("웹 디스크 🖥.vhdx", "둘째, 📦.vhdx")
+
+
+@dataclass
+class Stage:
+    """A machine with two disks, `disk0` and `disk1`."""
+
+    qemu: Qemu
+    move: Move
+    turn: int = 1
+
+    async def write(self, device: str = "disk0") -> None:
+        """What the guest would do."""
+        self.turn += 1
+        await self.qemu.own.io(f"-d {device}", f"write -P {self.turn} 8M 64k")
+        await self.qemu.own.io(f"-d {device}", "flush")
+
+    async def used(self, device: str = "disk0", name: str = NAMES[0]) -> Side:
+        """Where what it writes is."""
+        before = [(at / name).read_bytes() for at in (self.move.source, self.move.destination) if (at / name).exists()]
+        await self.write(device)
+        after = [(at / name).read_bytes() for at in (self.move.source, self.move.destination) if (at / name).exists()]
+        [changed] = [number for number, (one, other) in enumerate(zip(before, after, strict=True)) if one != other]
+        return (Side.SOURCE, Side.DESTINATION)[changed]
+
+    async def check_nothing_is_left(self) -> None:
+        nodes = await self.qemu.own.execute("query-named-block-nodes", flat=True)
+        assert len(nodes) == 2 * len(self.move.names), sorted(node["node-name"] for node in nodes)
+        assert await self.move.journal().left() == ()
+
+
+DEVICES = ("virtio-blk-pci,drive=disk0,id=disk0", "virtio-blk-pci,drive=disk1,id=disk1")
+QDEVS = {"disk0": "/machine/peripheral/disk0/virtio-backend", "disk1": "/machine/peripheral/disk1/virtio-backend"}
+
+
+@asynccontextmanager
+async def stage(
+    directory: Path, *, named: bool = True, paused: bool = False, names: Sequence[str] = NAMES
+) -> AsyncIterator[Stage]:
+    source = directory / "원본"
+    source.mkdir()
+    disks = [make_vhdx(source / name) for name in names]
+    more = [text for device in DEVICES[: len(names)] for text in ("-device", device)]
+    async with running_qemu(disks, named=named, machine="q35", more=more, paused=paused) as qemu:
+        yield Stage(qemu, Move(qemu.monitor, source, directory / "대상", tuple(names)))
+
+
+@pytest.mark.parametrize("named", [True, False])
+async def test_a_running_machine_goes_on_with_the_files_that_it_was_switched_to(tmp_path: Path, named: bool) -> None:
+    async with stage(tmp_path, named=named) as it:
+        user = it.move.user()
+        assert await user.usage(it.move.files) is Usage.RUNNING
+        for move in (it.move, it.move.back, it.move):
+            user = move.user()
+            await it.write(QDEVS["disk0"])
+            async with user.still(move.files) as still:
+                assert await it.qemu.own.status() == "paused"
+                await still.check()
+                move.copy()
+                await still.check()
+                await still.switch(move.files)
+            assert await it.qemu.own.status() == "running"
+            assert await move.sides() == {Side.DESTINATION}
+            here = Stage(it.qemu, move, it.turn)
+            assert await here.used(QDEVS["disk0"], NAMES[0]) is Side.DESTINATION
+            assert await here.used(QDEVS["disk1"], NAMES[1]) is Side.DESTINATION
+            it.turn = here.turn
+            await it.check_nothing_is_left()
+        assert it.move.events == []
+
+
+_THROTTLE = {"driver": "throttle", "node-name": "slow", "throttle-group": "group"}
+_DEVICES = {
+    "virtio-blk": "virtio-blk-pci,drive=d,id=it",
+    "virtio-blk in an iothread": "virtio-blk-pci,drive=d,id=it,iothread=io",
+    "virtio-scsi": "scsi-hd,drive=d,id=it",
+    "ide": "ide-hd,drive=d,id=it",
+    "nvme": "nvme,drive=d,id=it,serial=1",
+    "usb": "usb-storage,drive=d,id=it,bus=usb.0",
+    "without a name": "virtio-blk-pci,drive=d",
+    "behind a throttle": "scsi-hd,drive=slow,id=it",
+}
+
+
+@pytest.mark.parametrize("device", _DEVICES)
+async def test_every_kind_of_device_can_be_switched(tmp_path: Path, device: str) -> None:
+    source = tmp_path / "원본"
+    source.mkdir()
+    disk = make_vhdx(source / NAMES[0])
+    file = {"driver": "file", "filename": str(disk)}
+    opened: dict[str, object] = {"driver": "vhdx", "node-name": "d", "file": file}
+    more = ["-object", "iothread,id=io", "-object", "throttle-group,id=group,x-iops-total=100000"]
+    more += ["-device", "virtio-scsi-pci,id=scsi", "-device", "qemu-xhci,id=usb"]
+    if "throttle" in device:
+        opened = {**_THROTTLE, "file": {"driver": "vhdx", "file": file}}
+    more += ["-blockdev", json.dumps(opened), "-device", _DEVICES[device]]
+    async with running_qemu([], machine="q35", more=more) as qemu:
+        it = Stage(qemu, Move(qemu.monitor, source, tmp_path / "대상", (NAMES[0],)))
+        [told] = [one for one in await qemu.own.execute("query-block") if one.get("inserted")]
+        qdev = told["qdev"]
+        await it.write(qdev)
+        for move in (it.move, it.move.back, it.move):
+            assert await move.user().usage(move.files) is Usage.RUNNING
+            async with move.user().still(move.files) as still:
+                move.copy()
+                await still.switch(move.files)
+            here = Stage(qemu, move, it.turn)
+            assert await here.used(qdev) is Side.DESTINATION
+            assert await move.sides() == {Side.DESTINATION}
+            it.turn = here.turn
+        nodes = await qemu.own.execute("query-named-block-nodes", flat=True)
+        assert len(nodes) == (3 if "throttle" in device else 2), [node["node-name"] for node in nodes]
+
+
+async def test_the_new_files_are_opened_as_the_old_ones_were(tmp_path: Path) -> None:
+    source = tmp_path / "원본"
+    source.mkdir()
+    first, second = (make_vhdx(source / name) for name in NAMES)
+    file: dict[str, object] = {"driver": "file", "filename": str(first), "aio": "native"}
+    file |= {"locking": "on", "discard": "unmap"}
+    file |= {"node-name": "f", "cache": {"direct": True, "no-flush": True}}
+    opened = {"driver": "vhdx", "node-name": "d", "file": "f", "detect-zeroes": "on", "cache": {"no-flush": True}}
+    more = ["-blockdev", json.dumps(file), "-blockdev", json.dumps(opened), "-device", DEVICES[0].replace("disk0", "d")]
+    name = str(second).replace(",", ",,")
+    more += ["-drive", f"if=virtio,file={name},format=vhdx,cache=none,aio=io_uring,discard=on,detect-zeroes=unmap"]
+    async with running_qemu([], machine="q35", more=more) as qemu:
+        move = Move(qemu.monitor, source, tmp_path / "대상", NAMES)
+        before = await _told(qemu)
+        for turn in (move, move.back, move):
+            added: list[dict[str, object]] = []
+            async with turn.user().still(turn.files) as still:
+                turn.copy()
+                with _noting(added):
+                    await still.switch(turn.files)
+            assert await _told(qemu) == before
+            options = [{key: one[key] for key in ("aio", "locking", "discard") if key in one} for one in added]
+            assert options[0] == {"aio": "native", "locking": "on", "discard": "unmap"}
+            assert options[1].get("discard", "ignore") == "ignore"
+            assert options[2] == {"aio": "io_uring", "discard": "unmap"} | options[2]
+            assert options[2].get("locking", "auto") == "auto"
+            assert options[3] == {"discard": "unmap"}
+        assert move.events == []
+
+
+async def _told(qemu: Qemu) -> dict[tuple[str, str], object]:
+    """What QEMU tells of how each file was opened, by the name of the file and the format."""
+    nodes = await qemu.own.execute("query-named-block-nodes", flat=True)
+    return {
+        (Path(node["image"]["filename"]).name, node["drv"]): (node["cache"], node["detect_zeroes"], node["ro"])
+        for node in nodes
+    }
+
+
+@contextmanager
+def _noting(added: list[dict[str, object]]) -> Iterator[None]:
+    """Note with which options nodes are made."""
+    execute = Qmp.execute
+
+    async def noting(self: Qmp, command: str, arguments: Mapping[str, object] | None = None, **named: object) -> object:
+        if command == "blockdev-add":
+            added.append(dict(arguments or {}))
+        return await execute(self, command, arguments, **named)  # type: ignore[arg-type]  # handed on
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Qmp, "execute", noting)
+        yield
+
+
+async def test_what_qemu_was_not_started_with_is_opened_with_defaults_and_that_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "원본"
+    source.mkdir()
+    disk = make_vhdx(source / NAMES[0])
+    async with running_qemu([], machine="q35", more=["-device", "pcie-root-port,id=rp"]) as qemu:
+        file = {"driver": "file", "filename": str(disk), "aio": "threads"}
+        await qemu.own.execute("blockdev-add", driver="vhdx", node_name="d", file=file)
+        await qemu.own.execute("device_add", driver="virtio-blk-pci", drive="d", id="it", bus="rp")
+        move = Move(qemu.monitor, source, tmp_path / "대상", (NAMES[0],))
+        async with move.user().still(move.files) as still:
+            move.copy()
+            await still.switch(move.files)
+        assert await move.sides() == {Side.DESTINATION}
+        [event] = move.events
+        assert "not started with it" in str(event)
+        assert NAMES[0] in str(event)
+
+
+@pytest.mark.parametrize("paused", [True, False])
+async def test_a_machine_that_its_user_has_paused_stays_so_and_is_switched(tmp_path: Path, paused: bool) -> None:
+    async with stage(tmp_path, paused=paused) as it:
+        if not paused:
+            await it.qemu.own.execute("stop")
+        before = await it.qemu.own.status()
+        async with it.move.user().still(it.move.files) as still:
+            it.move.copy()
+            await still.check()
+            await still.switch(it.move.files)
+        assert await it.qemu.own.status() == before == ("prelaunch" if paused else "paused")
+        assert await it.move.sides() == {Side.DESTINATION}
+        await it.check_nothing_is_left()
+
+
+async def test_without_a_switch_it_goes_on_with_its_own_files(tmp_path: Path) -> None:
+    async with stage(tmp_path) as it:
+        it.move.copy()
+        for error in (None, BusyError("copy", "a disk", "no")):
+            with pytest.raises(BusyError) if error else _nothing():
+                async with it.move.user().still(it.move.files):
+                    if error:
+                        raise error
+            assert await it.qemu.own.status() == "running"
+            assert await it.move.sides() == {Side.SOURCE}
+            await it.check_nothing_is_left()
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("spoil", ["missing", "larger", "no vhdx", "a directory"])
+@pytest.mark.parametrize("named", [True, False])
+async def test_when_one_disk_cannot_be_switched_none_is(tmp_path: Path, spoil: str, named: bool) -> None:
+    async with stage(tmp_path, named=named) as it:
+        it.move.copy()
+        second = it.move.destination / NAMES[1]
+        second.unlink()
+        if spoil == "larger":
+            make_vhdx(second, "65M")
+        elif spoil == "no vhdx":
+            second.write_bytes(bytes(2**20))
+        elif spoil == "a directory":
+            second.mkdir()
+        with pytest.raises(UnsupportedError, match=r"64|QEMU"):
+            async with it.move.user().still(it.move.files) as still:
+                await still.switch(it.move.files)
+        assert await it.qemu.own.status() == "running"
+        await _check_all_at(it, Side.SOURCE)
+        # And nothing keeps it from being tried again.
+        if spoil == "a directory":
+            second.rmdir()
+        async with it.move.user().still(it.move.files) as still:
+            it.move.copy()
+            await still.switch(it.move.files)
+        await _check_all_at(it, Side.DESTINATION)
+
+
+async def _check_all_at(it: Stage, side: Side) -> None:
+    assert await it.move.sides() == {side}
+    if (it.move.destination / NAMES[1]).is_file():
+        assert [await it.used(QDEVS[f"disk{number}"], NAMES[number]) for number in (0, 1)] == [side, side]
+    await it.check_nothing_is_left()
+
+
+async def test_a_device_that_refuses_has_the_earlier_ones_set_back(tmp_path: Path) -> None:
+    async with stage(tmp_path) as it:
+        it.move.copy()
+        with _failing(lambda command, count: command == "qom-set" and count == 2), pytest.raises(UnsupportedError):
+            async with it.move.user().still(it.move.files) as still:
+                await still.switch(it.move.files)
+        assert await it.qemu.own.status() == "running"
+        await _check_all_at(it, Side.SOURCE)
+        user = it.move.user()
+        with _failing(lambda command, count: command == "qom-set" and count in (2, 3)):
+            async with user.still(it.move.files) as still:
+                with pytest.raises(ConflictError, match=NAMES[0]):
+                    await still.switch(it.move.files)
+                assert await user.sides(it.move.files) == {NAMES[0]: Side.DESTINATION, NAMES[1]: Side.SOURCE}
+        # Before it went on it was tried once more.
+        await _check_all_at(it, Side.SOURCE)
+
+
+@contextmanager
+def _failing(which: Callable[[str, int], bool]) -> Iterator[None]:
+    """Refuse commands; the number is that of those of the same kind."""
+    execute, counts = Qmp.execute, dict[str, int]()
+
+    async def failing(self: Qmp, command: str, *arguments: object, **named: object) -> object:
+        counts[command] = counts.get(command, 0) + 1
+        if which(command, counts[command]):
+            raise PermanentError("run", self.subject, "QEMU says: not today")
+        return await execute(self, command, *arguments, **named)  # type: ignore[arg-type]  # handed on
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Qmp, "execute", failing)
+        yield
