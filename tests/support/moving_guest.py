@@ -73,7 +73,7 @@ class Move:
     @property
     def files(self) -> list[Relocation]:
         source, destination = LocalAddress(str(self.source)), LocalAddress(str(self.destination))
-        return [Relocation(name, source.child(name), destination.child(name)) for name in self.names]
+        return [Relocation(name, source.child(name), destination.child(name), 0, name) for name in self.names]
 
     @property
     def back(self) -> Move:

@@ -1,0 +1,1 @@
+"""Moves as this host runs them: what each one works with, and the queue that they wait in."""

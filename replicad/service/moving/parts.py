@@ -1,0 +1,105 @@
+"""Tying a move to its shares and to whoever uses the disks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from replicad.hypervisor.held import HeldUser
+from replicad.hypervisor.port import DiskUser
+from replicad.hypervisor.qemu.bitmaps import BitmapTracker
+from replicad.hypervisor.qemu.exports import Exports
+from replicad.hypervisor.qemu.monitor import Monitor
+from replicad.hypervisor.qemu.switching import QemuUser
+from replicad.model.address import Address, LocalAddress, parse_address
+from replicad.model.errors import NotFoundError, UnsupportedError
+from replicad.model.moves import MovedFile, MoveRecord
+from replicad.service.compose import Shares
+from replicad.service.freezing import freeze_journal
+from replicad.settings import Consistency, Settings
+from replicad.storage.port import Share
+from replicad.tracking.marks import MarkStore
+from replicad.tracking.plain import PlainView
+from replicad.tracking.port import ChangeSource, SelectedFile, Tracker
+from replicad.tracking.tracked import TrackedSource
+from replicad.workflows.context import Context
+from replicad.workflows.move_journal import MoveJournal, Remember
+from replicad.workflows.move_parts import MoveParts
+
+_COMMAND_TIMEOUT_S = 30.0
+_MARGIN_S = 10.0
+"""How much longer than it may a machine stands still before it is let go whatever is under way."""
+
+
+@dataclass(frozen=True, slots=True)
+class MovedShares:
+    """Both sides of a move, open."""
+
+    source: Share
+    places: tuple[Share, ...]
+
+
+async def open_shares(record: MoveRecord, shares: Shares) -> MovedShares:
+    """Open both sides. Places that are missing in a directory that is there are made. Raises what connecting raises."""
+    source = await shares.open(parse_address(record.source), vm=record.vm)
+    places = [await _open_place(parse_address(place), record.vm, shares) for place in record.places]
+    return MovedShares(source, tuple(places))
+
+
+async def _open_place(address: Address, vm: str, shares: Shares) -> Share:
+    place = await shares.open(address, vm=vm)
+    try:
+        await place.stat("")
+    except NotFoundError:
+        above, name = _split(address)
+        if above is None:
+            raise
+        share = await shares.open(above, vm=vm)
+        try:
+            await share.stat("")
+        except NotFoundError:
+            raise NotFoundError(
+                "move to", str(address), "neither it nor the directory above it is there",
+                "Make it, mount what should be there, or correct the destination.",
+            ) from None  # fmt: skip
+        await share.make_dir(name)
+        await share.flush_directory("")
+    return place
+
+
+def _split(address: Address) -> tuple[Address | None, str]:
+    """The directory above, if there is one, and the last part."""
+    if isinstance(address, LocalAddress):
+        above, _, name = address.path.rpartition("/")
+        return (LocalAddress(above or "/") if name else None), name
+    above, _, name = address.path.rpartition("/")
+    return (type(address)(address.server, address.share, above) if name else None), name
+
+
+def move_parts(
+    record: MoveRecord, consistency: Consistency, opened: MovedShares, settings: Settings, ctx: Context,
+    remember: Remember,
+) -> MoveParts:  # fmt: skip
+    """What a move works with. `consistency` says who uses the machine's disks. Nobody is connected to yet."""
+    held = HeldUser(opened.source, opened.places, consistency.wait_s, ctx.clock)
+    user: DiskUser = held
+    tracker: Tracker | None = None
+    if consistency.monitor is not None:
+        monitor = Monitor(Path(consistency.monitor), _COMMAND_TIMEOUT_S)
+        longest_s = record.options.max_freeze_s + _MARGIN_S
+        journal = freeze_journal(ctx)
+        user = QemuUser(monitor, journal, record.vm, settings.seen_at, held, ctx.observe, longest_s)
+        directory = settings.seen_at(parse_address(record.source))
+        if directory is not None:
+            tracker = BitmapTracker(monitor, Exports(monitor), directory)
+    elif consistency.method == "command":
+        raise UnsupportedError("move", record.vm, "the method command can't switch disks yet", "Shut it down first.")
+    marks = None if ctx.cache is None else MarkStore(ctx.cache)
+
+    def changes(files: Sequence[MovedFile]) -> ChangeSource:
+        selected = tuple(SelectedFile(file.path, file.kind, True) for file in files)
+        view = PlainView(opened.source, selected, ctx.clock.now)
+        return TrackedSource(view, tracker, marks, ctx.clock, ctx.observe)
+
+    return MoveParts(opened.source, opened.places, user, changes, MoveJournal(opened.places[0], remember))

@@ -1,0 +1,59 @@
+r"""Disks of a running machine go from one server to another, over SMB, while it writes records.
+
+QEMU opens the paths behind the shares, since a container has no cifs mounts; the bytes travel over SMB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from statistics import median
+
+import pytest
+
+from tests.support.guest import Load, check_disk
+from tests.support.moving_world import MovedWorld, moved_world
+
+_NAS1, _NAS2 = r"\\nas1\vms", r"\\nas2\vms"
+
+
+async def _back_and_forth(world: MovedWorld, moves: int) -> None:
+    places = [("nas1", _NAS1), ("nas2", _NAS2)]
+    for number in range(moves):
+        (_, source), (server, destination) = places[number % 2], places[(number + 1) % 2]
+        await world.guest.wait_durable(world.guest.durable().number + 5)
+        await world.move(source, destination)
+        await world.guest.wait_durable(world.guest.durable().number + 5)
+        other = places[number % 2][0]
+        assert not any(path.exists() for path in world.paths(other))
+        assert all(path.exists() for path in world.paths(server))
+
+
+@pytest.mark.parametrize("disks", [1, 2])
+async def test_a_machine_loses_no_record_while_its_disks_are_moved_there_and_back(disks: int) -> None:
+    async with moved_world(disks, Load(rate_per_s=50)) as world:
+        await _back_and_forth(world, 2)
+        durable = world.guest.durable().number
+        await world.guest.power_off()
+        found = check_disk(world.paths("nas1"))
+    assert found.sound, found
+    assert found.records_through >= durable
+    assert all(record.freeze_ms is None or record.freeze_ms < 5_000 for record in world.records)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("load", "goal_ms"), [(Load(rate_per_s=60), 100), (Load(80, 256 << 10, 256 << 10), 500)])
+async def test_twenty_moves_in_a_row(
+    load: Load, goal_ms: float, record_property: Callable[[str, object], None]
+) -> None:
+    async with moved_world(1, load) as world:
+        await _back_and_forth(world, 20)
+        durable = world.guest.durable().number
+        await world.guest.power_off()
+        found = check_disk(world.paths("nas1"))
+    pauses = [record.freeze_ms for record in world.records if record.freeze_ms is not None]
+    gaps = sorted(gap * 1000 for gap in world.gaps_s)
+    record_property("stopped_ms", f"p50 {median(pauses):.0f}, max {max(pauses):.0f}")
+    record_property("gaps_ms", f"p50 {median(gaps):.0f}, max {gaps[-1]:.0f}")
+    assert found.sound, found
+    assert found.records_through >= durable
+    assert median(gaps) < goal_ms

@@ -1,0 +1,123 @@
+"""A machine that runs and writes while its disks are moved between the shares of two servers."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from replicad.cli.demo.samba import PrivateSamba, SambaShare
+from replicad.model.moves import MoveOptions, MovePhase, MoveRecord
+from replicad.model.progress import ProgressEvent
+from replicad.service.compose import Shares
+from replicad.service.moving.parts import move_parts, open_shares
+from replicad.service.surroundings import surroundings
+from replicad.settings import Consistency, Settings, load_settings
+from replicad.workflows.move import move
+from replicad.workflows.move_plan import plan_move
+from tests.support.guest import Guest, Load, build_guest, running_guest
+from tests.support.running_machine import make_disks
+from tests.support.samba import running_samba
+
+VM = "웹 서버 🖥"
+_SETTINGS = """\
+state_dir: {root}/state
+servers:
+  nas1: {{address: '127.0.0.1:{port1}', username: {user}, password_file: {root}/pw1, mounts: {{vms: {nas1}}}}}
+  nas2: {{address: '127.0.0.1:{port2}', username: {user}, password_file: {root}/pw2, mounts: {{vms: {nas2}}}}}
+"""
+
+
+@dataclass
+class MovedWorld:
+    """`guest` runs on `disks`, by their names in the directory of the machine, wherever that is."""
+
+    settings: Settings
+    consistency: Consistency
+    guest: Guest
+    disks: tuple[str, ...]
+    directories: dict[str, Path]
+    """What is behind the share of each server."""
+    events: list[ProgressEvent] = field(default_factory=list)
+    records: list[MoveRecord] = field(default_factory=list)
+    gaps_s: list[float] = field(default_factory=list)
+
+    async def move(self, source: str, destination: str, options: MoveOptions | None = None) -> MoveRecord:
+        r"""Move the machine from one server to another; `\\nas1\vms` or a local directory has it below."""
+        began_s = time.monotonic()
+        async with (
+            surroundings(self.settings.state_dir, self.events.append) as ctx,
+            Shares(self.settings, observe=self.events.append) as shares,
+        ):
+            record = MoveRecord(
+                ctx.new_id(),
+                VM,
+                f"{source}\\{VM}",
+                (f"{destination}\\{VM}",),
+                ctx.clock.now(),
+                options or MoveOptions(),
+            )
+            opened = await open_shares(record, shares)
+            planned = await plan_move(record, opened.source, opened.places)
+            parts = move_parts(planned.record, self.consistency, opened, self.settings, ctx, self._remember)
+            moved = await move(planned.record, parts, ctx)
+        self.gaps_s.append(self.guest.longest_gap(began_s, time.monotonic()))
+        assert moved.phase is MovePhase.DONE
+        return moved
+
+    async def _remember(self, record: MoveRecord) -> None:
+        self.records.append(record)
+
+    def paths(self, server: str) -> tuple[Path, ...]:
+        """The disks behind that server's share."""
+        return tuple(self.directories[server] / VM / disk for disk in self.disks)
+
+
+@asynccontextmanager
+async def moved_world(
+    disks: int = 1, load: Load | None = None, size_bytes: int = 256 << 20
+) -> AsyncIterator[MovedWorld]:
+    """A guest on the share of `nas1`, beside the server `nas2`."""
+    image = await asyncio.to_thread(build_guest)
+    with tempfile.TemporaryDirectory(prefix="replicad-") as scratch:
+        root = Path(scratch)
+        root.chmod(0o755)
+        directories = {"nas1": root / "하나", "nas2": root / "둘"}
+        with (
+            running_samba({"vms": SambaShare(directories["nas1"])}) as nas1,
+            running_samba({"vms": SambaShare(directories["nas2"])}) as nas2,
+        ):
+            for directory in directories.values():
+                directory.chmod(0o777)
+            machine = directories["nas1"] / VM
+            machine.mkdir()
+            machine.chmod(0o777)
+            paths = make_disks(machine, disks, size_bytes)
+            for path in paths:
+                path.chmod(0o666)
+            sockets = root / "s"
+            sockets.mkdir()
+            settings = _settings(root, nas1, nas2, directories)
+            async with running_guest(image, paths, directory=sockets, load=load or Load()) as guest:
+                consistency = Consistency(method="qemu", monitor=guest.qmp_path)
+                yield MovedWorld(settings, consistency, guest, tuple(path.name for path in paths), directories)
+                assert guest.io_errors == []
+
+
+def _settings(root: Path, nas1: PrivateSamba, nas2: PrivateSamba, directories: dict[str, Path]) -> Settings:
+    for name, server in (("pw1", nas1), ("pw2", nas2)):
+        (root / name).write_text(server.password)
+        (root / name).chmod(0o600)
+    file = root / "replicad.yaml"
+    file.write_text(
+        _SETTINGS.format(
+            root=root, port1=nas1.port, port2=nas2.port, user=nas1.username, nas1=directories["nas1"],
+            nas2=directories["nas2"],
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+    return load_settings(file)
