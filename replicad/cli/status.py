@@ -15,10 +15,11 @@ from .output import print_json, print_line, print_table
 if TYPE_CHECKING:
     from replicad.model.health import Standing
     from replicad.service.compose import Shares
+    from replicad.service.kept_clones import KeptRoom
     from replicad.settings import Settings, VirtualMachine
     from replicad.workflows.status import Seen
 
-    Row = tuple[VirtualMachine, Standing, Seen]
+    Row = tuple[VirtualMachine, Standing, Seen, KeptRoom | None]
 
 _AT_ONCE = 8
 
@@ -60,7 +61,17 @@ def _print(machines: list[dict[str, Any]], as_json: bool, *, from_daemon: bool, 
         return
     from datetime import UTC, datetime
 
-    from .status_table import DAEMON_HEADERS, HEADERS, RIGHT, daemon_row, reasons, row, tracking, verifications
+    from .status_table import (
+        DAEMON_HEADERS,
+        HEADERS,
+        RIGHT,
+        daemon_row,
+        kept_clones,
+        reasons,
+        row,
+        tracking,
+        verifications,
+    )  # fmt: skip
 
     now = datetime.now(UTC)
     if from_daemon:
@@ -70,7 +81,7 @@ def _print(machines: list[dict[str, Any]], as_json: bool, *, from_daemon: bool, 
     for machine in machines:
         for reason in reasons(machine):
             print_line(reason)
-        for line in (*verifications(machine, now), *(tracking(machine) if in_detail else ())):
+        for line in (*verifications(machine, now), *((*tracking(machine), *kept_clones(machine)) if in_detail else ())):
             print_line(line)
 
 
@@ -96,10 +107,22 @@ async def _look_at(machine: VirtualMachine, shares: Shares) -> Row:
         seen = await look_at_replica(await shares.open_replica(machine), machine.name)
     except ReplicadError as error:
         seen = Seen(Observation(error=str(error)))
-    return machine, judge(seen.observation, machine.rpo_s, system_clock().now()), seen
+    standing = judge(seen.observation, machine.rpo_s, system_clock().now())
+    return machine, standing, seen, await _kept_clones(machine, shares)
 
 
-def _facts(machine: VirtualMachine, standing: Standing, seen: Seen) -> dict[str, Any]:
+async def _kept_clones(machine: VirtualMachine, shares: Shares) -> KeptRoom | None:
+    from replicad.model.errors import ReplicadError
+    from replicad.service.kept_clones import measured
+    from replicad.service.surroundings import system_clock
+
+    try:
+        return await measured(machine, shares, system_clock())
+    except ReplicadError:
+        return None  # it is not known
+
+
+def _facts(machine: VirtualMachine, standing: Standing, seen: Seen, kept: KeptRoom | None) -> dict[str, Any]:
     from replicad.model.tracking_words import tracking_in_words
 
     point = seen.latest
@@ -115,4 +138,5 @@ def _facts(machine: VirtualMachine, standing: Standing, seen: Seen) -> dict[str,
         "progress": None,
         "next_run": None,
         "tracking": list(tracking_in_words(point.disks)) if point else [],
+        "kept_clones": {"bytes": kept.kept_bytes, "at": kept.at.isoformat()} if kept else None,
     }

@@ -77,6 +77,14 @@ def tracking(machine: Machine) -> list[str]:
     return [f"{machine['vm']}: tracking: {line}" for line in machine.get("tracking", ())]
 
 
+def kept_clones(machine: Machine) -> list[str]:
+    """How much room clones take at its source, in a line; none where there can be none, or that is not known."""
+    kept = machine.get("kept_clones")
+    return (
+        [f"{machine['vm']}: clones kept at the source take {human_bytes(kept['bytes'])} of their own"] if kept else []
+    )
+
+
 def worst_first(machines: Sequence[Machine]) -> list[Machine]:
     """Those that are not well, then those with a cycle under way, then the rest."""
     return sorted(machines, key=lambda m: (_BADNESS.get(m["health"], 2), m.get("run") is None))

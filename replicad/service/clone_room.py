@@ -18,9 +18,9 @@ from replicad.tracking.extents import drop_clones, is_short_of_room
 
 from .compose import Shares
 from .events import Event, Trouble
+from .kept_clones import METHODS
 
 LOOK_EVERY_S = 10.0
-_METHODS = ("reflink", "qemu")
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("room")
 
@@ -50,7 +50,7 @@ class CloneRoom:
 
     async def look(self) -> None:
         """Once at all machines. One whose source does not answer keeps nobody else's clones."""
-        machines = [m for m in self._settings.virtual_machines.values() if m.consistency.method in _METHODS]
+        machines = [m for m in self._settings.virtual_machines.values() if m.consistency.method in METHODS]
         if not machines:
             return
         async with self._open_shares(self._settings) as shares, asyncio.TaskGroup() as group:

@@ -21,6 +21,7 @@ from replicad.settings import Settings
 
 from .events import CycleEnded, Event, MachineChanged
 from .hub import Hub
+from .kept_clones import KeptRoom
 from .point_lists import KnownPoints, PointLists
 from .supervisor import Glance, Supervisor
 from .verifying import End, Verifier
@@ -33,7 +34,8 @@ _FRESH_S = 600.0
 @dataclass(frozen=True, slots=True)
 class MachineView:
     """One machine as it stands now. `next_run` is None while none is planned; `warnings` are of the cycle under way, or
-    of the last one; `statistics` are of the last day. `verifying` is how far a verification is that has begun."""
+    of the last one; `statistics` are of the last day. `verifying` is how far a verification is that has begun;
+    `kept_clones` what clones take at its source, None where there can be none or it is not known."""
 
     vm: str
     standing: Standing
@@ -46,6 +48,7 @@ class MachineView:
     statistics: Statistics
     verification: VerificationPlan
     verifying: Progress | None
+    kept_clones: KeptRoom | None = None
 
 
 class Control:
@@ -61,6 +64,7 @@ class Control:
         hub: Hub,
         verifier: Verifier,
         points: PointLists,
+        kept_clones: Callable[[str], KeptRoom | None] = lambda vm: None,
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor
@@ -71,6 +75,7 @@ class Control:
         self.hub = hub
         hub.listen(self._hear)
         self._points = points
+        self._kept_clones = kept_clones
         hub.listen(points.hear)
         self._statistics: dict[str, tuple[float, Statistics]] = {}
         self._ended: dict[str, int] = {}
@@ -122,7 +127,7 @@ class Control:
         return MachineView(
             vm, standing(glance.agenda, around, rpo_s, now), glance.agenda, glance.run, glance.progress,
             glance.warnings, next_wanted(glance.agenda), rpo_s, statistics, verification,
-            self._verifier.progress_of(vm),
+            self._verifier.progress_of(vm), self._kept_clones(vm),
         )  # fmt: skip
 
     async def request(self, vm: str, *, resync: bool = False) -> asyncio.Future[Run]:

@@ -31,6 +31,7 @@ from .cycles_first import CyclesFirst
 from .freezing import freeze_journal
 from .hooks import HookRunner
 from .hub import Hub
+from .kept_clones import KeptClones
 from .lookout import Lookout
 from .metrics import Figures
 from .plans import changed_machines, schedules_of, verification_schedules_of
@@ -102,6 +103,7 @@ class _Parts:
     triggers: TriggerDirectory
     watches: Watches
     clone_room: CloneRoom
+    kept_clones: KeptClones
     lookout: Lookout
     figures: Figures
 
@@ -129,15 +131,16 @@ async def _parts(
     supervisor = Supervisor(CyclesFirst(cycles, verifier), catalog, ctx.clock, settings.max_concurrent, hub.tell)
     await verifier.keep(verification_schedules_of(settings), await catalog.verifications())
     await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
+    kept_clones = KeptClones(settings, system_clock())
     control = Control(
         lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub, verifier,
-        PointLists(cycles.points, ctx.clock),
+        PointLists(cycles.points, ctx.clock), kept_clones.of,
     )  # fmt: skip
     return _Parts(
         configuration, catalog, cycles, supervisor, verifier, control, hooks,
         TriggerDirectory(settings.state_dir, lambda vm: vm in configuration.settings.virtual_machines, give),
         Watches(settings, control.request_for_change, control.latest_of, system_clock()),
-        CloneRoom(settings, system_clock(), hub.tell),
+        CloneRoom(settings, system_clock(), hub.tell), kept_clones,
         Lookout(control, configuration.notifier, announcer, ctx.clock), figures,
     )  # fmt: skip
 
@@ -158,6 +161,7 @@ async def _prepared(
         parts.triggers.look_again()
         parts.watches.apply(after)
         parts.clone_room.apply(after)
+        parts.kept_clones.apply(after)
 
     return take
 
@@ -172,6 +176,7 @@ async def _live(parts: _Parts, doors: Sequence[Door]) -> None:
             group.create_task(parts.triggers.watch(), name="triggers")
             group.create_task(parts.watches.run(), name="watches")
             group.create_task(parts.clone_room.run(), name="clone room")
+            group.create_task(parts.kept_clones.run(), name="kept clones")
             group.create_task(_reload_at(hang_up, parts.control), name="reload")
             group.create_task(parts.hooks.run(), name="hooks")
             group.create_task(parts.lookout.run(), name="lookout")

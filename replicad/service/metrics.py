@@ -149,6 +149,10 @@ class Picture(Collector):
             lambda view: float(view.agenda.mistake is not None),
         )  # fmt: skip
         yield self._gauge(
+            "kept_clones_bytes", "What clones kept at the source take that no other file has a share in.",
+            lambda view: view.kept_clones.kept_bytes if view.kept_clones is not None else None,
+        )  # fmt: skip
+        yield self._gauge(
             "failures", "Transient failures in a row, which are tried again.", lambda view: view.agenda.failures
         )
 

@@ -77,7 +77,7 @@ async def test_machines_are_told_as_they_stand(tmp_path: Path) -> None:
         )  # fmt: skip
         assert {key for key, value in idle.items() if value is None} == {
             "last_point", "lag_s", "progress", "next_run", "paused_since", "run", "verification", "verifying",
-            "next_verification", "mistake",
+            "next_verification", "mistake", "kept_clones",
         }  # fmt: skip
         assert idle["rpo_s"] == 3600
         taken = await client.post(f"{AT}/sync")

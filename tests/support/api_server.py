@@ -32,7 +32,7 @@ def machine(vm: str, **facts: Any) -> dict[str, Any]:
             "rpo_kept_percent": 100.0,
         },
         "verification": None, "verifying": None, "next_verification": None,
-        "tracking": [], "mistake": None,
+        "tracking": [], "mistake": None, "kept_clones": None,
         **facts,
     }  # fmt: skip
 

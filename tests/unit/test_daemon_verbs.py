@@ -308,6 +308,14 @@ def test_status_of_one_machine_tells_how_changes_became_known(api: Api, capsys: 
     assert line not in capsys.readouterr().out
 
 
+def test_status_of_one_machine_tells_what_its_kept_clones_take(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", VM]) == 0
+    assert "clones" not in capsys.readouterr().out, "there can be none, or it is not known"
+    api.machines[VM]["kept_clones"] = {"bytes": 80 << 20, "at": "2026-11-23T14:11:31Z"}
+    assert main(["status", VM]) == 0
+    assert f"{VM}: clones kept at the source take 80 MiB of their own\n" in capsys.readouterr().out
+
+
 def test_pause_resume_and_reload(api: Api, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pause", VM]) == 0
     assert capsys.readouterr().out == f"{VM}: paused; no cycle begins until 'replicad resume {VM}'\n"

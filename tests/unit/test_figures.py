@@ -17,6 +17,7 @@ from replicad.model.runs import Outcome
 from replicad.model.statistics import Statistics
 from replicad.model.verification import VerificationPlan
 from replicad.service.control import MachineView
+from replicad.service.kept_clones import KeptRoom
 from replicad.service.metrics import Counts, Picture, text_of
 
 NOW = datetime(2026, 1, 5, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -32,6 +33,7 @@ def picture(*names: str) -> Picture:
             name, Standing(State.REPLICATING, [*Health][n % 3], (), 5 if n % 2 else None),
             Agenda(name, NOW, NOW if n % 2 else None, latest=LatestPoint(n, NOW, Consistency.COLD) if n % 2 else None),
             None, None, (), NOW if n % 2 else None, 300, DAY, VerificationPlan(name), None,
+            KeptRoom(n << 30, NOW) if n % 2 else None,
         )
         for n, name in enumerate(names)
     ]  # fmt: skip
@@ -49,6 +51,8 @@ def test_text_is_that_of_the_library_whatever_the_names_are() -> None:
     read = {family.name: family for family in text_string_to_metric_families(text_of(shown).decode())}
     points = read["replicad_vm_last_point_number"].samples
     assert {sample.labels["vm"] for sample in points} == {'a"b', "e\nf", "보통"}
+    kept = {sample.labels["vm"]: sample.value for sample in read["replicad_vm_kept_clones_bytes"].samples}
+    assert kept == {'a"b': 1 << 30, "e\nf": 3 << 30, "보통": 5 << 30}
     assert not any(math.isnan(sample.value) for family in read.values() for sample in family.samples)
 
 

@@ -15,6 +15,7 @@ from replicad.model.statistics import Statistics
 from replicad.model.tracking_words import TrackerMistake, trust_facts
 from replicad.model.verification import VerificationOutcome, VerificationResult
 from replicad.service.control import MachineView
+from replicad.service.kept_clones import KeptRoom
 from replicad.service.point_lists import KnownPoints
 from replicad.service.watch import Progress
 
@@ -115,6 +116,15 @@ class MistakeShape(Shape):
     """About which disk, and what."""
 
 
+class KeptClonesShape(Shape):
+    """What the clones take that are kept at a source."""
+
+    bytes: int
+    """That no other file has a share in: what their removal gives back, at least."""
+    at: datetime
+    """When that was looked at."""
+
+
 class MachineShape(Shape):
     """One virtual machine as it stands now."""
 
@@ -149,6 +159,8 @@ class MachineShape(Shape):
     """How the last cycle that was done knew what had changed, and how far that was checked."""
     mistake: MistakeShape | None
     """The last one that nobody has acknowledged; null: there is none."""
+    kept_clones: KeptClonesShape | None
+    """null: there can be none, or it is not known."""
 
 
 class FailureShape(Shape):
@@ -285,7 +297,12 @@ def machine_shape(view: MachineView) -> MachineShape:
         next_verification=view.verification.wanted_at if view.agenda.paused_at is None else None,
         tracking=list(view.agenda.tracking),
         mistake=_mistake_shape(view.agenda.mistake),
+        kept_clones=_kept_clones_shape(view.kept_clones),
     )
+
+
+def _kept_clones_shape(kept: KeptRoom | None) -> KeptClonesShape | None:
+    return None if kept is None else KeptClonesShape(bytes=kept.kept_bytes, at=kept.at)
 
 
 def _mistake_shape(mistake: TrackerMistake | None) -> MistakeShape | None:
