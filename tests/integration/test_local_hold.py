@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import re
+import shutil
 import signal
 import tempfile
 import threading
@@ -19,6 +20,7 @@ from replicad.model.errors import BusyError, UnsupportedError
 from replicad.storage.local import LocalShare, syscalls
 from replicad.storage.port import CopyRange, OpenMode, ShareFile
 from tests.support.files import pattern, put
+from tests.support.filesystems import KINDS, mounted, served_by_a_program
 from tests.support.processes import Other, other_process
 
 WRITER = """
@@ -321,3 +323,33 @@ async def test_the_thread_that_hears_of_writers_ends_when_nothing_is_held(tmp_pa
                 assert await line(writer) == "opened"
             with pytest.raises(BusyError):
                 await held.identity()
+
+
+@pytest.mark.skipif(
+    os.geteuid() != 0 or not Path("/dev/fuse").exists() or shutil.which("qemu-storage-daemon") is None,
+    reason="no file system can be served by a program here",
+)
+async def test_a_file_that_others_may_write_past_this_kernel_is_not_held(tmp_path: Path) -> None:
+    image, root = tmp_path / "image", tmp_path / "share"
+    root.mkdir()
+    image.write_bytes(pattern(SIZE))
+    with served_by_a_program(image, root / NAME):
+        share = LocalShare(str(root))
+        try:
+            with pytest.raises(UnsupportedError, match="can't keep writers out of a file"):
+                await share.open(NAME, OpenMode.HOLD)
+            async with await share.open(NAME, OpenMode.READ) as file:
+                buffer = bytearray(SIZE)
+                assert await file.read_into(buffer, 0) == SIZE
+            assert buffer == pattern(SIZE)
+        finally:
+            await share.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
+@pytest.mark.parametrize("kind", KINDS)
+async def test_files_of_file_systems_that_are_this_kernels_alone_are_held(kind: str) -> None:
+    with mounted(kind) as where:
+        async with share_with_disk(where) as share, await share.open(NAME, OpenMode.HOLD) as file:
+            buffer = bytearray(SIZE)
+            assert await file.read_into(buffer, 0) == SIZE

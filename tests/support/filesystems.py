@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,3 +121,27 @@ def resize(where: Path, size_bytes: int) -> None:
 def _run(*command: str) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
+
+
+@contextmanager
+def served_by_a_program(image: Path, where: Path) -> Iterator[None]:
+    """The file `image` under a second name, on a file system (FUSE) that a program serves: who writes the image is not
+    seen there, as with sshfs or GlusterFS."""
+    where.touch()
+    node = {"driver": "file", "node-name": "image", "filename": str(image)}
+    export = {"type": "fuse", "id": "export", "node-name": "image", "mountpoint": str(where), "writable": True}
+    with tempfile.TemporaryDirectory(prefix="replicad-fuse-") as directory:
+        ready = Path(directory) / "pid"  # written when the export stands
+        command = ["qemu-storage-daemon", "--pidfile", str(ready)]
+        command += ["--blockdev", json.dumps(node), "--export", json.dumps(export)]
+        process = subprocess.Popen(command)
+        try:
+            deadline = time.monotonic() + 30
+            while not ready.exists():
+                assert process.poll() is None, "the export ended at once"
+                assert time.monotonic() < deadline, "the export did not come up"
+                time.sleep(0.01)
+            yield
+        finally:
+            process.terminate()  # it takes the mount with it
+            process.wait(30)

@@ -15,6 +15,7 @@ from replicad.storage.port import Capabilities, CopyRange
 from . import syscalls, tree
 from .errnos import translate
 from .file import allocated_extents, copy_range
+from .writers import can_be_held
 
 _SIZE_BYTES = 4 * 1024 * 1024
 _DATA_BYTES = 1024 * 1024
@@ -91,6 +92,8 @@ def _works(call: Callable[[], object]) -> bool:
 def _sees_writers(root: str, name: str) -> bool:
     fd = tree.open_file(root, name, write=False)
     try:
+        if not can_be_held(fd):
+            return False
         syscalls.take_read_lease(fd)
     except OSError as error:
         # We have the file open for writing ourselves: being refused for that is what is wanted.

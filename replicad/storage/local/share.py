@@ -27,7 +27,7 @@ from .file import LocalFile
 from .leases import WATCH
 from .lock import LocalLock, read_holder, take
 from .threads import CALL_TIMEOUT_S, FLUSH_TIMEOUT_S, Threads
-from .writers import find_writer
+from .writers import can_be_held, find_writer
 
 T = TypeVar("T")
 
@@ -183,6 +183,8 @@ class LocalShare:
         watching_thread = WATCH.enter()
         try:
             syscalls.take_read_lease(fd, watching_thread)
+            if not can_be_held(fd):
+                raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
         except OSError as error:
             WATCH.leave()
             refusal = self._hold_refused(path, fd, error)

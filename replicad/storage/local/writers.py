@@ -1,4 +1,4 @@
-"""Which process has a file open for writing, as far as /proc tells it cheaply."""
+"""Who may write a file: which process has it open for that, and whether other machines can."""
 
 from __future__ import annotations
 
@@ -9,8 +9,30 @@ from pathlib import Path
 
 from replicad.model.names import printable
 
+from . import fiemap
+
 _BUDGET_S = 0.25
 _PROC = Path("/proc")
+
+# By the numbers of Linux' statfs.
+_OF_THIS_KERNEL = frozenset({
+    fiemap.BTRFS, 0x01021994, 0x858458F6, 0x2FC12FC1, 0xCA451A4E,  # tmpfs, ramfs, ZFS, bcachefs
+    0x794C7630,  # overlayfs
+})  # fmt: skip
+_ASKING_THE_SERVER = frozenset({0x6969, 0xFF534D42, 0xFE534D42, 0x517B})
+"""NFS and SMB: there a lease is granted only while the server keeps others out, and taken away when it does no more."""
+_OF_CLUSTERS = frozenset({0x7461636F, 0x01161970, 0x47504653, 0xA501FCF5})
+"""OCFS2, GFS2, GPFS, VxFS: several machines have the block device."""
+
+
+def can_be_held(fd: int) -> bool:
+    """Whether a lease on the file keeps everybody out: where other machines, or a program that serves the file system,
+    can write it past this kernel (FUSE, virtiofs, 9p, file systems of clusters), the kernel grants one all the same."""
+    kind = fiemap.file_system(fd)
+    if kind in _OF_THIS_KERNEL or kind in _ASKING_THE_SERVER:
+        return True
+    # What has a block device of its own is written by the kernel alone, file systems of FUSE included (ntfs-3g).
+    return os.major(os.fstat(fd).st_dev) != 0 and kind not in _OF_CLUSTERS
 
 
 def find_writer(held_fd: int) -> str:
