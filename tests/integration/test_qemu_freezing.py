@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ from replicad.hypervisor.qemu.agent import Agent
 from replicad.hypervisor.qemu.freezer import UNDO_KIND, QemuFreezer, undo_freeze
 from replicad.hypervisor.qemu.monitor import Monitor
 from replicad.hypervisor.thawing import KIND
-from replicad.model.errors import BusyError, ReplicadError, UnreachableError, UnsupportedError
+from replicad.model.errors import BusyError, ReplicadError, TimedOutError, UnreachableError, UnsupportedError
 from replicad.model.points import Consistency
 from replicad.model.progress import ProgressEvent, Warned
 from replicad.storage.memory import MemoryShare
 from tests.support.qemu import Qemu, connected, journal_in, make_vhdx, running_qemu
+from tests.support.qemu_faults import Blow, Commands, struck
 from tests.support.world import SteadyClock
 
 VM = "웹 🖥"
@@ -95,6 +97,19 @@ async def test_it_goes_on_when_what_is_done_inside_fails(tmp_path: Path, how: st
             await task
         assert await it.qemu.own.status() == "running"
         assert await it.left() == ()
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+async def test_it_goes_on_at_once_when_a_command_is_not_answered_in_time(tmp_path: Path, is_done: bool) -> None:
+    """Its socket serves one client at a time, and the one that is given up must not be in the way of the next."""
+    async with machine(tmp_path) as it:
+        blow = Blow.LATE if is_done else Blow.SILENT
+        with struck(Commands(it.qemu, 2, blow)) as commands, pytest.raises(TimedOutError, match="'stop'"):
+            await _through(it.freezer())
+        assert commands.log == ["query-status", "stop", "cont"]
+        assert await it.qemu.own.status() == "running"
+        assert await it.left() == ()
+        assert not it.events
 
 
 async def test_cancelled_after_any_number_of_steps_it_never_stays_stopped(tmp_path: Path) -> None:
@@ -219,8 +234,6 @@ async def pretended_agent(path: Path, answers: dict[str, list[bytes]]) -> AsyncI
     asked: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        import json
-
         with contextlib.suppress(OSError, ValueError):
             while line := await reader.readline():
                 request = json.loads(line.lstrip(b"\xff"))
@@ -276,6 +289,59 @@ async def test_a_guest_that_does_not_freeze_makes_a_crash_consistent_point_with_
             assert reached is Consistency.CRASH
         assert why in it.warnings()
         assert asked.count("guest-fsfreeze-thaw") == thaws
+        assert await it.left() == ()
+
+
+@dataclass
+class LateAgent:
+    """One whose freeze takes longer than anybody waits for it. It serves one client at a time, and what a client that
+    went away had asked for meanwhile is lost."""
+
+    is_frozen: bool = False
+    freezing: asyncio.Event = field(default_factory=asyncio.Event)
+    served: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        async with self.served:
+            is_late = False
+            with contextlib.suppress(OSError):
+                while line := await reader.readline():
+                    request = json.loads(line.lstrip(b"\xff"))
+                    match str(request["execute"]):
+                        case "guest-sync-delimited":
+                            writer.write(b"\xff" + json.dumps({"return": request["arguments"]["id"]}).encode() + b"\n")
+                        case "guest-fsfreeze-freeze":
+                            is_late = self.is_frozen = True
+                            self.freezing.set()
+                        case _ if is_late:
+                            writer.write(ONE)  # which is what the freeze has come to
+                        case "guest-fsfreeze-thaw":
+                            self.is_frozen = False
+                            writer.write(ONE)
+            writer.close()
+
+
+@pytest.mark.parametrize("is_cancelled", [False, True])
+async def test_a_freeze_that_is_answered_late_is_not_taken_for_a_thaw(tmp_path: Path, is_cancelled: bool) -> None:
+    agent = LateAgent()
+    async with machine(tmp_path) as it, await asyncio.start_unix_server(agent.serve, tmp_path / "qga"):
+
+        async def through() -> None:
+            asked = Agent(it.monitor.executor, tmp_path / "qga", 60 if is_cancelled else 0.3)
+            freezer = QemuFreezer(it.monitor, asked, it.journal, VM, it.events.append)
+            async with freezer.frozen(application=True) as reached:
+                assert reached is Consistency.CRASH
+
+        task = asyncio.ensure_future(through())
+        await agent.freezing.wait()
+        if is_cancelled:
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        await asyncio.wait([task])
+        assert task.cancelled() == is_cancelled
+        assert not agent.is_frozen
+        assert await it.qemu.own.status() == "running"
         assert await it.left() == ()
 
 

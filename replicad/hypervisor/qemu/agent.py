@@ -52,7 +52,8 @@ class Agent:
 
 
 class AgentSession:
-    """Commands to the agent, in step with its answers. After an error it must not be used any more."""
+    """Commands to the agent, in step with its answers. One that was not answered as it should be, or was cancelled,
+    ends the connection: what comes later would be taken for the answer to something else. Then all fail."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, subject: str, timeout_s: float
@@ -61,13 +62,14 @@ class AgentSession:
         self._writer = writer
         self._subject = subject
         self._timeout_s = timeout_s
+        self._in_step = True
 
     async def synchronise(self) -> None:
         """See that the agent answers, and pass over what it may still have to say to others."""
         number = secrets.randbelow(2**31)
         command = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
         async with self._within(_SYNC_TIMEOUT_S, "reach"):
-            await self._send("reach", _RESET + json.dumps(command).encode())
+            await self._send(_RESET + json.dumps(command).encode())
             while True:
                 await self._reader.readuntil(_RESET)
                 if await self._answer("reach") == number:
@@ -92,11 +94,13 @@ class AgentSession:
         return answer
 
     async def _call(self, command: str, op: str) -> Any:
+        if not self._in_step:
+            raise UnreachableError(op, self._subject, "the connection was given up")
         async with self._within(self._timeout_s, op):
-            await self._send(op, json.dumps({"execute": command}).encode())
+            await self._send(json.dumps({"execute": command}).encode())
             return await self._answer(op)
 
-    async def _send(self, op: str, data: bytes) -> None:
+    async def _send(self, data: bytes) -> None:
         self._writer.write(data + b"\n")
         await self._writer.drain()
 
@@ -109,13 +113,16 @@ class AgentSession:
         if not isinstance(answer, dict):
             raise IntegrityError(op, self._subject, f"its answer makes no sense: {line[:100]!r}")
         if isinstance(error := answer.get("error"), dict):
+            self._in_step = True
             raise BusyError(op, self._subject, f"it says: {error.get('desc', '')!s:.300}")
         if "return" not in answer:
             raise IntegrityError(op, self._subject, f"its answer makes no sense: {line[:100]!r}")
+        self._in_step = True
         return answer["return"]
 
     @asynccontextmanager
     async def _within(self, timeout_s: float, op: str) -> AsyncIterator[None]:
+        self._in_step = False
         try:
             async with asyncio.timeout(timeout_s):
                 yield
@@ -126,3 +133,6 @@ class AgentSession:
             raise UnreachableError(op, self._subject, "the connection was lost") from error
         except asyncio.LimitOverrunError as error:
             raise IntegrityError(op, self._subject, f"its answer is longer than {_MAX_ANSWER_BYTES} bytes") from error
+        finally:
+            if not self._in_step:
+                self._writer.transport.abort()  # its socket serves one client at a time

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Mapping
 from concurrent.futures import Executor
 from pathlib import Path
@@ -35,8 +36,9 @@ class Qmp:
     """Commands to one QEMU, each with a time limit. After a lost connection, or a command that was not answered in
     time, `lost` says so, and every other command fails as well."""
 
-    def __init__(self, client: QMPClient, subject: str, pid: int, timeout_s: float) -> None:
+    def __init__(self, client: QMPClient, connected: socket.socket, subject: str, pid: int, timeout_s: float) -> None:
         self._client = client
+        self._socket = connected
         self._timeout_s = timeout_s
         self.subject = subject
         """How errors name it."""
@@ -75,7 +77,7 @@ class Qmp:
             kind = _MEANINGS.get(error.error_class, PermanentError)
             raise kind(op, self.subject, f"QEMU says: {error.error.error.desc}") from error
         except TimeoutError as error:
-            self.lost = True  # an answer that comes now would be to something else than we think
+            self._give_up()  # an answer that comes now would be to something else than we think
             answer = f"QEMU gave no answer within {self._timeout_s:g} s"
             raise TimedOutError(op, self.subject, answer, "Check what its disks and this host are doing.") from error
         except (QMPError, OSError, EOFError) as error:
@@ -89,8 +91,15 @@ class Qmp:
             async with asyncio.timeout(_FAREWELL_TIMEOUT_S):
                 await self._client.disconnect()
 
-    def _went_away(self, op: str, error: Exception) -> NoReturn:
+    def _give_up(self) -> None:
+        """Have QEMU see the end of this connection now: it lets nobody else in before, and a machine that stands still
+        may be waiting for the next one."""
         self.lost = True
+        with contextlib.suppress(OSError):  # it has ended already
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def _went_away(self, op: str, error: Exception) -> NoReturn:
+        self._give_up()
         hint = "Was the virtual machine shut down?"
         raise UnreachableError(op, self.subject, "the connection was lost", hint) from error
 
@@ -123,4 +132,4 @@ async def connect(executor: Executor, path: Path, timeout_s: float) -> Qmp:
     except BaseException:
         connected.close()
         raise
-    return Qmp(client, subject, pid, timeout_s)
+    return Qmp(client, connected, subject, pid, timeout_s)
