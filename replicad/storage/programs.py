@@ -13,6 +13,8 @@ from typing import TypeVar
 P = TypeVar("P", bound=asyncio.SubprocessProtocol)
 
 _LAST_OUTPUT_S = 1.0
+_KILLED_WITHIN_S = 5.0
+"""A killed program ends at once, unless the kernel holds it: in a file system that stands still, or does not answer."""
 MAX_VARIABLE_BYTES = 32 << 10
 """What is longer is cut."""
 # They are neither the service that systemd started, nor to be told our passwords.
@@ -29,14 +31,23 @@ class NotStartedError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a program ended. `status` is negative for a signal, and None if it was ended by us at its time limit."""
+    """How a program ended. `status` is negative for a signal, and None if it was ended by us at its time limit.
+
+    `held`: the kernel did not let go of it when it was killed, and it ends when that does.
+    """
 
     status: int | None
     timeout_s: float
+    held: bool = False
 
     @property
     def failure(self) -> str | None:
         """What went wrong, as a clause; None if it ended well."""
+        if self.held:
+            return (
+                f"it did not end within {self.timeout_s:g} s, and can't be ended: it waits for a file system that "
+                "stands still or does not answer"
+            )
         if self.status is None:
             return f"it did not end within {self.timeout_s:g} s, and was ended"
         if self.status < 0:
@@ -57,7 +68,8 @@ async def run_program(
 
     `hear` gets what it prints, piece by piece, with 1 for stdout and 2 for stderr where that is wanted apart; it must
     neither block nor raise. The program and whatever it starts in its process group never outlive this call, also when
-    that is cancelled; what has left the group on purpose (setsid) is not held by it.
+    that is cancelled; what has left the group on purpose (setsid) is not held by it, and what the kernel holds is
+    killed, and ends when that lets go of it.
     """
     watched = _Watched(hear)
     transport, _ = await start_program(
@@ -77,6 +89,8 @@ async def run_program(
             in_time = False
         finally:
             await _end(transport, watched)
+        if not watched.exited.is_set():
+            return Ended(None, timeout_s, held=True)
         with suppress(TimeoutError):  # somebody outside of the group keeps the output open
             async with asyncio.timeout(_LAST_OUTPUT_S):
                 await watched.output_ended.wait()
@@ -177,12 +191,17 @@ def _send(transport: asyncio.SubprocessTransport, document: bytes) -> None:
 
 
 async def _end(transport: asyncio.SubprocessTransport, watched: _Watched) -> None:
-    """Kill the group if its program still runs, and wait until that is gone; also when cancelled meanwhile."""
+    """Kill the group if its program still runs, and wait until that is gone; also when cancelled meanwhile. Not for
+    ever: what it waits for may be what is to be undone when it has ended."""
     cancelled: asyncio.CancelledError | None = None
-    while not watched.exited.is_set():
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + _KILLED_WITHIN_S
+    while not watched.exited.is_set() and loop.time() < deadline:
         kill_if_running(transport)
         try:
-            await watched.exited.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await watched.exited.wait()
         except asyncio.CancelledError as error:
             cancelled = error
     if cancelled is not None:
