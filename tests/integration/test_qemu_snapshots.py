@@ -28,6 +28,7 @@ from replicad.storage.memory import MemoryShare
 from replicad.storage.port import ShareFile
 from tests.support.filesystems import mounted
 from tests.support.qemu import Qemu, journal_in, make_vhdx, running_qemu
+from tests.support.qemu_faults import Blow, Commands, struck
 from tests.support.world import SteadyClock
 
 NAMES = ("웹 디스크 🖥.vhdx", "b.vhdx")
@@ -222,6 +223,22 @@ async def test_what_a_killed_process_left_is_taken_away_by_the_next(tmp_path: Pa
         async with it.snapshots().standing(REPLICA, NAMES, application=False) as standing:
             assert {name: await read(standing.files[name]) for name in NAMES} == now
         assert not list(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+        await it.check_nothing_is_left()
+
+
+@pytest.mark.parametrize("blow", [Blow.LOST, Blow.SILENT, Blow.REFUSED])
+async def test_the_file_that_copies_go_to_is_not_kept_open_by_qemu(tmp_path: Path, blow: Blow) -> None:
+    """As long as anybody is connected, QEMU keeps what it was given, and the room that it takes."""
+    async with stage(tmp_path) as it:
+
+        async def through() -> None:
+            async with it.snapshots().standing(REPLICA, NAMES, application=False) as standing:
+                await standing.confirm()
+
+        with struck(Commands(it.qemu)) as all_of_them:
+            await through()
+        with struck(Commands(it.qemu, all_of_them.log.index("remove-fd") + 1, blow)), pytest.raises(ReplicadError):
+            await through()
         await it.check_nothing_is_left()
 
 

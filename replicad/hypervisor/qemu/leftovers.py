@@ -28,6 +28,7 @@ async def remove_left(qmp: Qmp, monitor: Monitor, name: str, remembered: Collect
     await remove_exports(qmp, prefix)
     await stop_left_server(qmp, monitor, prefix)
     await remove_nodes(qmp, prefix)
+    await remove_files(qmp, prefix)
     if remembered is None:
         return
     nodes = await query_nodes(qmp)
@@ -65,6 +66,16 @@ async def remove_nodes(qmp: Qmp, prefix: str) -> None:
         for name in free:
             await remove_node(qmp, name)
         left = [name for name in left if name not in free]
+
+
+async def remove_files(qmp: Qmp, prefix: str) -> None:
+    """Have QEMU close the files that it was given under a name (`opaque`) which begins so, and that no node uses. As
+    long as anybody is connected to it, it keeps them, and the room that they take."""
+    for held in await qmp.execute("query-fdsets"):
+        for file in held["fds"]:
+            if str(file.get("opaque", "")).startswith(prefix):
+                with suppress(PermanentError):  # it has just gone
+                    await qmp.execute("remove-fd", {"fdset-id": held["fdset-id"], "fd": file["fd"]})
 
 
 async def remove_node(qmp: Qmp, name: str) -> None:

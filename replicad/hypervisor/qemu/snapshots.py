@@ -28,7 +28,7 @@ from replicad.storage.undisturbed import undisturbed
 from .exports import Exports, remove_exports
 from .freezer import QemuFreezer, persistently
 from .graph import Graph, query_graph, reattach
-from .leftovers import prefix_of, remove_left, remove_nodes
+from .leftovers import prefix_of, remove_files, remove_left, remove_nodes
 from .monitor import Monitor
 from .nbd_file import NbdFile
 from .nodes import Disks, FileNode, find_disks
@@ -119,14 +119,15 @@ class QemuSnapshots:
         opened: list[int] = []
         try:
             await self._blocking("make a file beside", str(path), lambda: opened.append(_nameless(path, prefix, disk)))
-            added = await qmp.execute("add-fd", descriptor=opened[0])
+            named = f"{prefix}t{disk.number}"
+            added = await qmp.execute("add-fd", {"opaque": named}, descriptor=opened[0])
         finally:
             for descriptor in opened:
                 os.close(descriptor)
         try:
             name = f"/dev/fdset/{added['fdset-id']}"
             # Nobody else can have it, so there is nothing to be locked.
-            options = {"driver": "file", "filename": name, "locking": "off", "node-name": f"{prefix}t{disk.number}"}
+            options = {"driver": "file", "filename": name, "locking": "off", "node-name": named}
             await qmp.execute("blockdev-add", options)
         finally:
             await undisturbed(qmp.execute("remove-fd", {"fdset-id": added["fdset-id"]}))
@@ -174,6 +175,7 @@ class QemuSnapshots:
                 async with self._monitor.session() as qmp:
                     await remove_exports(qmp, prefix)
                     await remove_nodes(qmp, prefix)
+                    await remove_files(qmp, prefix)
             except MachineIsOffError:
                 return
 
