@@ -191,6 +191,12 @@ class _DecoratedClones:
     async def forecast(self) -> tuple[CloneForecast, ...]:
         return await self._inner.forecast()
 
+    async def approach(self) -> tuple[CloneForecast, ...]:
+        return await self._inner.approach()
+
+    async def held(self) -> bool:
+        return await self._inner.held()
+
     async def take(self) -> tuple[ShareFile, ...]:
         return tuple(self._wrap(file) for file in await self._inner.take())
 

@@ -271,12 +271,21 @@ class Clones(Protocol):
         """What each clone will take. What was written to the files until now is then on the disk, so that `take` need
         not wait for it."""
 
+    async def approach(self) -> tuple[CloneForecast, ...]:
+        """The same for who is going to have the files' writers stand still while `take` is called: where that would
+        take long, all but what is written from now on is cloned already, while writers go on."""
+
     async def take(self) -> tuple[ShareFile, ...]:
         """Make all clones, one right after the other: each one is all bytes of its file at one instant. Called once.
+        After `approach` they are those of the time of this call, in which nobody must write, if they `held`.
 
         They are open for reading, under their files' paths, and are closed with this. UnsupportedError where the file
         system can't do it, OutOfSpaceError where it has no room for it.
         """
+
+    async def held(self) -> bool:
+        """Asked after `take`, when writers go on: False if the file system moved bytes of the clones around that were
+        approached, so that nothing is certain of them."""
 
     async def __aenter__(self) -> Self: ...
 

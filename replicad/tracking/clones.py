@@ -101,10 +101,14 @@ class CloneView:
             if cold is not None:
                 return cold
         if freezer is not None and await freezer.is_running():
-            forecasts = await taking.prepare(stack)
+            forecasts = await taking.approach(stack)
             self._check_stall(files, forecasts, sum(f.stall_s for f in forecasts))
             async with freezer.frozen(application=request.application) as reached:
-                return await taking.take(reached)
+                taken = await taking.take(reached)
+            if not await taking.held():
+                answer = "the file system moved its bytes around meanwhile (balancing or defragmentation)"
+                raise BusyError("clone", self.share.name, answer, "It is tried again; or do that at another time.")
+            return taken
         forecasts = await taking.prepare(stack)
         self._check_stall(files, forecasts, max(f.stall_s for f in forecasts))
         return await taking.one_instant()
@@ -162,6 +166,14 @@ class _Taking:
     async def prepare(self, stack: AsyncExitStack) -> tuple[CloneForecast, ...]:
         self._clones = await stack.enter_async_context(await self._share.clones([f.path for f in self._files]))
         return await self._clones.forecast()
+
+    async def approach(self, stack: AsyncExitStack) -> tuple[CloneForecast, ...]:
+        """As `prepare`, for a machine that is going to stand still when they are taken."""
+        self._clones = await stack.enter_async_context(await self._share.clones([f.path for f in self._files]))
+        return await self._clones.approach()
+
+    async def held(self) -> bool:
+        return await self._clones.held()
 
     async def take(self, consistency: Consistency) -> _Taken:
         began_s = self._clock.monotonic_s()

@@ -324,6 +324,57 @@ async def test_a_disk_of_too_many_extents_is_refused_before_anything_waits_unles
         assert (await _seen(_view(share, executor, max_stall_s=0.5))).warnings == ()
 
 
+async def test_a_machine_with_disks_in_many_pieces_stands_still_for_what_changed_alone(
+    where: Path, share: Share, executor: ThreadPoolExecutor
+) -> None:
+    pieces = 10_000
+    with (where / _ONE).open("wb") as disk:
+        for number in range(pieces):
+            os.pwrite(disk.fileno(), number.to_bytes(8, "big"), number * 2 * 4096)
+    _disk(where, _TWO, 2)
+    freezer = _Freezer()
+
+    class Writing(_Freezer):
+        @asynccontextmanager
+        async def frozen(self, *, application: bool) -> AsyncIterator[Consistency]:
+            with (where / _ONE).open("r+b") as disk:  # the last that it does before it stands still
+                os.pwrite(disk.fileno(), b"the last", 7 * 4096)
+                os.pwrite(disk.fileno(), b"the last", 2 * pieces * 4096)
+            async with freezer.frozen(application=application) as reached:
+                yield reached
+
+    with _written(where / _ONE, where / _TWO):
+        # As a whole it would take 0.15 s or more on XFS and 0.08 s on btrfs, by what is known of them.
+        view = _view(share, executor, freezer=Writing(), max_stall_s=0.075)
+        async with view.open(request(), _Instant()) as seen:
+            assert freezer.heard == [True]
+            for path, file in zip((_ONE, _TWO), seen.files, strict=True):
+                expected = (where / path).read_bytes()
+                assert file.size_bytes == len(expected)
+                found = bytearray(len(expected))
+                assert await file.file.read_into(found, 0) == len(expected)
+                assert found == expected
+
+
+async def test_clones_whose_bytes_were_moved_meanwhile_are_no_view(
+    where: Path, share: Share, executor: ThreadPoolExecutor
+) -> None:
+    _disk(where, _ONE)
+
+    class Moving(DecoratedShare):
+        async def clones(self, paths: Sequence[str]):  # type: ignore[no-untyped-def]  # as the base
+            clones = await super().clones(paths)
+
+            async def moved() -> bool:
+                return False
+
+            clones.held = moved  # type: ignore[method-assign]  # to move them at the right moment
+            return clones
+
+    with _written(where / _ONE), pytest.raises(BusyError, match="moved its bytes around"):
+        await _seen(_view(Moving(share), executor, freezer=_Freezer()))
+
+
 async def test_what_is_read_from_clones_is_counted_by_what_stands_in_front(
     where: Path, share: Share, executor: ThreadPoolExecutor
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from functools import partial
@@ -17,6 +18,7 @@ from replicad.storage.decorated import innermost
 from replicad.storage.port import CloneForecast, OpenMode, RoomOnDisk, ShareFile
 
 from . import fiemap, tree
+from .approach import Approach
 from .errnos import translate
 from .file import LocalFile
 from .threads import FLUSH_TIMEOUT_S, Threads
@@ -25,6 +27,11 @@ _MODE = 0o400
 _STALL_S = {fiemap.XFS: 15e-6, fiemap.BTRFS: 8e-6}
 """What an extent adds to the time that writers wait for a clone (docs/performance.md)."""
 _OTHER_STALL_S = 15e-6
+_SHORT_S = 0.02
+"""Clones that take no longer are made at once."""
+_ROUNDS = 3
+_FEW = 32
+"""With no more ranges that have changed nothing is gained by another round."""
 _HINT = (
     "Clones need XFS (made with reflink=1) or btrfs, and all files of the machine on one file system; the methods "
     "none, qemu and command do without."
@@ -39,6 +46,7 @@ class LocalClones:
         self._threads = threads
         self._pairs = tuple(pairs)
         self._subjects = tuple(subjects)
+        self._approaches: tuple[Approach | None, ...] = ()
         self._open = AsyncExitStack()
         for source, target in self._pairs:
             self._open.push_async_callback(source.close)
@@ -49,18 +57,37 @@ class LocalClones:
             [await source.asked("count the extents of", _forecast, FLUSH_TIMEOUT_S) for source, _ in self._pairs]
         )
 
+    async def approach(self) -> tuple[CloneForecast, ...]:
+        forecasts = await self.forecast()
+        if sum(forecast.stall_s for forecast in forecasts) <= _SHORT_S:
+            return forecasts
+        made: list[tuple[Approach | None, CloneForecast]] = []
+        for (source, target), subject, forecast in zip(self._pairs, self._subjects, forecasts, strict=True):
+            near = partial(_approach, source, target, forecast)
+            made.append(await self._threads.run("clone", subject, near, FLUSH_TIMEOUT_S))
+        self._approaches = tuple(approach for approach, _ in made)
+        return tuple(forecast for _, forecast in made)
+
     async def take(self) -> tuple[ShareFile, ...]:
         await self._threads.run("clone", self._subjects[0], self._take, FLUSH_TIMEOUT_S)
         return tuple(target for _, target in self._pairs)
 
     def _take(self) -> None:
-        """On one thread and with nothing between them: the machine may be standing still meanwhile."""
-        for (source, target), subject in zip(self._pairs, self._subjects, strict=True):
+        """On one thread and with nothing between them: the machine may be standing still meanwhile. (Two threads get in
+        each other's way, in the interpreter and in the file system.)"""
+        left = [*self._approaches] or [None] * len(self._pairs)
+        for number, ((source, target), subject) in enumerate(zip(self._pairs, self._subjects, strict=True)):
             with source.descriptor() as source_fd, target.descriptor() as target_fd:
-                try:
-                    fiemap.clone(source_fd, target_fd)
-                except OSError as error:
-                    raise _refused(error, subject) from error
+                if not _finished(left[number], source_fd, target_fd):
+                    left[number] = None
+                    _clone(source_fd, target_fd, subject)
+        self._approaches = tuple(left)
+
+    async def held(self) -> bool:
+        for (_, target), approach in zip(self._pairs, self._approaches, strict=False):
+            if approach is not None and not await target.asked("clone", approach.has_held, FLUSH_TIMEOUT_S):
+                return False
+        return True
 
     async def __aenter__(self) -> Self:
         return self
@@ -104,6 +131,45 @@ def _open(root: str, path: str, subject: str) -> tuple[int, int]:
         os.close(source_fd)
         raise
     return source_fd, target_fd
+
+
+def _approach(source: LocalFile, target: LocalFile, whole: CloneForecast) -> tuple[Approach | None, CloneForecast]:
+    """All but what is written from now on, and what that may take; None if it has to be cloned whole."""
+    approach = Approach()
+    with source.descriptor() as source_fd, target.descriptor() as target_fd:
+        try:
+            approach.begin(source_fd, target_fd)
+            for number in range(_ROUNDS):
+                began_s = time.monotonic()
+                changed = approach.catch_up(source_fd, target_fd)
+                took_s = time.monotonic() - began_s
+                if number and changed <= _FEW:  # the first one learns how the file lies
+                    break
+        except (OSError, ValueError):  # what is wrong, if anything is, the whole clone will tell
+            os.ftruncate(target_fd, 0)
+            return None, whole
+    return approach, CloneForecast(whole.extents, took_s)
+
+
+def _finished(approach: Approach | None, source_fd: int, target_fd: int) -> bool:
+    """Whether what was approached is now the clone; else there is nothing in it."""
+    if approach is None:
+        return False
+    try:
+        if approach.finish(source_fd, target_fd):
+            return True
+    except (OSError, ValueError):
+        pass  # what is wrong, if anything is, the whole clone will tell
+    # Somebody may have written it all the same: only a whole clone is of one instant then.
+    os.ftruncate(target_fd, 0)
+    return False
+
+
+def _clone(source_fd: int, target_fd: int, subject: str) -> None:
+    try:
+        fiemap.clone(source_fd, target_fd)
+    except OSError as error:
+        raise _refused(error, subject) from error
 
 
 def _shut(fds: tuple[int, int]) -> None:

@@ -16,6 +16,7 @@ if sys.platform != "win32":
     import fcntl
 
 _FICLONE = 0x40049409
+_FICLONERANGE = 0x4020940D
 _FS_IOC_FIEMAP = 0xC020660B
 _FS_IOC_GETFLAGS = 0x80086601
 _FS_IOC_SETFLAGS = 0x40086602
@@ -25,9 +26,11 @@ _FS_NOCOW_FL = 0x00800000
 _FS_XFLAG_REALTIME = 0x1
 
 _FIEMAP_FLAG_SYNC = 1
+_RANGE = struct.Struct("=qQQQ")
 _HEADER = struct.Struct("=QQIIII")
 _EXTENT = struct.Struct("=QQQ16xI12x")
 _PAGE_EXTENTS = 4096
+_PART_EXTENTS = 512
 _TO_THE_END = (1 << 64) - 1
 
 XFS = 0x58465342
@@ -40,6 +43,11 @@ def clone(source_fd: int, target_fd: int) -> None:
     if sys.platform == "win32":
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
     fcntl.ioctl(target_fd, _FICLONE, source_fd)
+
+
+def clone_range(source_fd: int, target_fd: int, offset: int, length: int) -> None:
+    """The same of some whole blocks of a file, in the place of those of another; a `length` of 0: up to its end."""
+    fcntl.ioctl(target_fd, _FICLONERANGE, _RANGE.pack(source_fd, offset, length, offset))
 
 
 def take_after(source_fd: int, target_fd: int) -> None:
@@ -78,7 +86,7 @@ def is_realtime(fd: int) -> bool:
 def extent_count(fd: int) -> int:
     """How many extents a file has, after all that was written to it was brought to the disk."""
     header = bytearray(_HEADER.pack(0, _TO_THE_END, _FIEMAP_FLAG_SYNC, 0, 0, 0))
-    fcntl.ioctl(fd, _FS_IOC_FIEMAP, header, True)
+    syscalls.control(fd, _FS_IOC_FIEMAP, header)
     return int(_HEADER.unpack(header)[3])
 
 
@@ -89,13 +97,43 @@ def extents(fd: int) -> list[MappedExtent]:
     start = 0
     while True:
         _HEADER.pack_into(page, 0, start, _TO_THE_END - start, _FIEMAP_FLAG_SYNC, 0, _PAGE_EXTENTS, 0)
-        fcntl.ioctl(fd, _FS_IOC_FIEMAP, page, True)
+        syscalls.control(fd, _FS_IOC_FIEMAP, page)
         count = _HEADER.unpack_from(page)[3]
         here = memoryview(page)[_HEADER.size : _HEADER.size + count * _EXTENT.size]
         found += [_from(start, MappedExtent(*fields)) for fields in _EXTENT.iter_unpack(here)]
         if not count or found[-1].flags & MapFlag.LAST:
             return found
         start = found[-1].end_bytes
+
+
+def places(fd: int, start: int, end: int) -> bytes:
+    """Where the bytes from `start` to `end` lie, as the kernel tells it, after all that was written to the file was
+    brought to the disk. What reaches beyond the range is not cut."""
+    found, page = b"", bytearray(_HEADER.size + _PART_EXTENTS * _EXTENT.size)
+    while start < end:
+        _HEADER.pack_into(page, 0, start, end - start, _FIEMAP_FLAG_SYNC, 0, _PART_EXTENTS, 0)
+        syscalls.control(fd, _FS_IOC_FIEMAP, page)
+        count = _HEADER.unpack_from(page)[3]
+        found += page[_HEADER.size : _HEADER.size + count * _EXTENT.size]
+        if count < _PART_EXTENTS:
+            break
+        start = extent_of(found[-_EXTENT.size :]).end_bytes
+    return found
+
+
+def records(told: bytes) -> set[bytes]:
+    """What `places` told, extent by extent, to be compared."""
+    return {told[at : at + _EXTENT.size] for at in range(0, len(told), _EXTENT.size)}
+
+
+def extent_of(record: bytes) -> MappedExtent:
+    """One of `records`."""
+    return MappedExtent(*_EXTENT.unpack(record))
+
+
+def are_plain(told: bytes) -> bool:
+    """Whether no extent of what `places` told is doubtful (`MappedExtent.is_doubtful`)."""
+    return not any(MappedExtent(*fields).is_doubtful for fields in _EXTENT.iter_unpack(told))
 
 
 def _from(start: int, extent: MappedExtent) -> MappedExtent:

@@ -69,6 +69,13 @@ def file_system_facts(fd: int, buffer: ctypes.Array[ctypes.c_char]) -> None:
     call(fd, ctypes.addressof(buffer))
 
 
+def control(fd: int, request: int, buffer: bytearray) -> None:
+    """Ask a file's file system for something (ioctl), which reads and writes the buffer. Other threads go on meanwhile,
+    which they don't with `fcntl.ioctl` and a buffer of more than a kilobyte."""
+    call = _function("ioctl", ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p)
+    call(fd, request, ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)))
+
+
 def take_read_lease(fd: int, watching_thread: int | None = None) -> None:
     """Keep writers out of the file of a read-only descriptor. That one waits is told to a thread, by SIGURG.
 
