@@ -55,7 +55,7 @@ async def open_source(settings: VirtualMachine, shares: Shares, ctx: Context) ->
             freezer = command_freezer(settings, share, selection, journal, ctx)
             view = CloneView(
                 share, selection, check_disk_path, freezer, consistency.wait_s, consistency.allow_fuzzy,
-                consistency.max_stall_ms / 1000, ctx.hashing, ctx.clock,
+                consistency.max_stall_ms / 1000, ctx.hashing, ctx.clock, consistency.keep_free.of,
             )  # fmt: skip
             tracker = ExtentTracker(share, consistency.keep_free.of, ctx.new_id, ctx.hashing, ctx.observe)
         case "qemu":

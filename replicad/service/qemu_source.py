@@ -45,7 +45,7 @@ def qemu_source(
     held = HeldView(share, selection, check_disk_path, consistency.wait_s, consistency.allow_fuzzy, ctx.clock)
     clones = CloneView(
         share, selection, check_disk_path, freezer, consistency.wait_s, consistency.allow_fuzzy,
-        consistency.max_stall_ms / 1000, ctx.hashing, ctx.clock,
+        consistency.max_stall_ms / 1000, ctx.hashing, ctx.clock, consistency.keep_free.of,
     )  # fmt: skip
     return EitherView(clones, LiveView(snapshots, freezer, held)), BitmapTracker(monitor, exports, directory)
 

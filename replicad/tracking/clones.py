@@ -28,6 +28,7 @@ from replicad.storage.decorated import cloning
 from replicad.storage.port import CloneForecast, CloningShare, Identity, OpenMode, Share, ShareFile
 
 from .port import Freezer, Instant, Request, Seen, SelectedFile, SnapshotFile
+from .room import while_there_is_room
 from .selection import Selection, select
 
 _ASK_AGAIN_EVERY_S = 1.0
@@ -47,6 +48,8 @@ class CloneView:
     would have to wait for longer than `max_stall_s`; nothing has been waited for then.
 
     A running machine whose disks can't be seen to stand still for an instant is looked at again for `wait_s` seconds.
+    While the clones are read the machine's writes take more and more room: they are given up (OutOfSpaceError) well
+    before there is none. `keep_free` tells how many bytes are to be left on a file system of some size.
     """
 
     share: Share
@@ -58,6 +61,7 @@ class CloneView:
     max_stall_s: float
     executor: Executor
     clock: Clock
+    keep_free: Callable[[int], int]
 
     async def select(self) -> tuple[SelectedFile, ...]:
         return (await select(self.share, self.selection, self.check_path)).files
@@ -73,7 +77,8 @@ class CloneView:
             files = [await self._sized(f, clone) for f, clone in zip(selected.files, taken.clones, strict=True)]
             links = tuple(f"'{link}' is a symbolic link, and links are not followed" for link in selected.links)
             warnings = (*taken.warnings, *self._stalled(taken), *links)
-            yield Seen(tuple(files), taken.consistency, taken.at, warnings, _stays_as_it_is)
+            async with while_there_is_room(self.share, self.keep_free, self.clock):
+                yield Seen(tuple(files), taken.consistency, taken.at, warnings, _stays_as_it_is)
 
     async def _take(
         self, share: CloningShare, files: Sequence[SelectedFile], request: Request, stack: AsyncExitStack

@@ -111,6 +111,9 @@ class ExtentTracker:
             return None
         try:
             share = cloning(self.share)
+            if await is_short_of_room(self.share, self.keep_free):  # it was used up while the clones were read
+                self._warn_that_nothing_is_kept()
+                return None
             await share.make_dir(self._directory)
             path = join(self._directory, f"{self.new_id()}.clone")
             await share.give_name(file.file, path)
@@ -131,6 +134,10 @@ class ExtentTracker:
     def _warn(self, error: ReplicadError) -> None:
         text = f"cannot {error.op} {error.subject}: {error.answer}; the next cycle may have to read the disks whole"
         self.observe(Warned(text))
+
+    def _warn_that_nothing_is_kept(self) -> None:
+        text = "has less free space than 'keep_free' asks for; nothing is kept there, so the next cycle reads all"
+        self.observe(Warned(f"{self.share.name} {text}"))
 
     def _warn_of_room(self, dropped: int) -> None:
         so = f"{dropped} kept clones were dropped, and " if dropped else ""

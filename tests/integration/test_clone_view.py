@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from replicad.model.clock import Clock
 from replicad.model.errors import BusyError, OutOfSpaceError, UnsupportedError
 from replicad.model.points import Consistency
 from replicad.replica.layout import check_disk_path
@@ -25,7 +27,7 @@ from replicad.storage.port import OpenMode, Share
 from replicad.tracking.clones import CloneView
 from replicad.tracking.port import Freezer, Seen, SelectedFile
 from replicad.tracking.selection import Selection
-from tests.support.cloned import content, request
+from tests.support.cloned import NAME, content, request
 from tests.support.filesystems import bound, mounted
 from tests.support.world import SteadyClock
 
@@ -97,7 +99,14 @@ def _disk(where: Path, path: str, seed: int = 1, size: int = 1 << 20) -> bytes:
 
 
 def _view(share: Share, executor: ThreadPoolExecutor, **options: object) -> CloneView:
-    given = {"freezer": None, "wait_s": 2.0, "allow_fuzzy": False, "max_stall_s": 1.0, **options}
+    given = {
+        "freezer": None,
+        "wait_s": 2.0,
+        "allow_fuzzy": False,
+        "max_stall_s": 1.0,
+        "keep_free": lambda total: 0,
+        **options,
+    }
     return CloneView(
         share, _SELECTION, check_disk_path, executor=executor, clock=SteadyClock(tick_s=0.5).clock(), **given  # type: ignore[arg-type]  # each test gives what it is about
     )  # fmt: skip
@@ -446,3 +455,62 @@ async def test_a_full_file_system_is_told_as_the_sources(executor: ThreadPoolExe
             await _seen(_view(local, executor))
         assert _left(where) == sorted([_ONE, "full"])
         await local.close()
+
+
+def _quick_clock() -> Clock:
+    """Whoever waits does so for an instant only."""
+    clock = SteadyClock()
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(0.001)
+
+    return Clock(clock.now, clock.monotonic_s, sleep)
+
+
+def _free(where: Path) -> int:
+    found = os.statvfs(where)
+    return found.f_bavail * found.f_frsize
+
+
+async def test_clones_that_are_being_read_are_given_up_while_the_machine_has_room_to_go_on(
+    where: Path, share: Share, executor: ThreadPoolExecutor
+) -> None:
+    data = _disk(where, _ONE)
+    kept = where / f".replicad-{NAME}" / f"{'0' * 32}.clone"
+    kept.parent.mkdir()
+    kept.write_bytes(b"a clone that is kept for the next cycle")
+    wanted = _free(where) - (5 << 20)
+    view = replace(_view(share, executor, keep_free=lambda total: wanted), clock=_quick_clock())
+    with (where / "what the machine writes").open("wb") as file:
+
+        def take_room(size_bytes: int) -> None:
+            os.posix_fallocate(file.fileno(), 0, size_bytes)
+            subprocess.run(["sync", "-f", where], check=True)  # btrfs tells of it only then
+
+        async def read() -> None:
+            async with view.open(request(), _Instant()) as seen:
+                assert kept.exists(), "there is room yet"
+                take_room(20 << 20)
+                while kept.exists():
+                    assert await content(seen.files[0].file) == data
+                take_room(wanted * 6 // 10)
+                while True:
+                    assert await content(seen.files[0].file) == data
+
+        with pytest.raises(OutOfSpaceError, match=r"go on reading clones in .*bytes are left.*Make room"):
+            await asyncio.wait_for(read(), 60)
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "room for clones"]
+
+
+async def test_what_goes_wrong_while_clones_are_read_is_told_as_it_is_and_ends_the_look_at_the_room(
+    where: Path, share: Share, executor: ThreadPoolExecutor
+) -> None:
+    _disk(where, _ONE)
+    view = replace(_view(share, executor, keep_free=lambda total: 1 << 20), clock=_quick_clock())
+    with pytest.raises(BusyError, match="somebody else's"):
+        async with view.open(request(), _Instant()):
+            raise BusyError("read", "it", "somebody else's")
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), view.open(request(), _Instant()):
+            await asyncio.Event().wait()
+    assert not [task for task in asyncio.all_tasks() if task.get_name() == "room for clones"]

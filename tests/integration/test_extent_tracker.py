@@ -269,6 +269,25 @@ async def test_with_too_little_room_no_clone_is_kept_and_all_is_read_until_there
         await world.check_all_points()
 
 
+async def test_no_clone_is_kept_where_the_room_was_used_up_while_it_was_read(
+    where: Path,
+) -> None:
+    with ThreadPoolExecutor(1) as hashing:
+        disk = ClonedDisk(where, hashing)
+        disk.path.write_bytes(b"some bytes")
+        tracker = disk.tracker()
+        await tracker.begin(request(), ())
+        async with disk.cloned() as file:
+            disk.keep_free_bytes = 1 << 40
+            assert await tracker.mark(file) is None
+            (warned,) = disk.events
+            assert isinstance(warned, Warned)
+            assert "the next cycle reads all" in warned.text
+            disk.keep_free_bytes = 0
+            assert await tracker.mark(file) is not None
+        await disk.share.close()
+
+
 async def test_what_clones_pin_is_what_their_removal_gives_back() -> None:
     with mounted("xfs", 1 << 30) as where:
         async with _world(where) as world:

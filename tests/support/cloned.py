@@ -101,7 +101,7 @@ class CloningWorld(World):
         clock = self.time.clock()
         view = CloneView(
             self.source, Selection(self.patterns, (), ("*.xml",)), check_disk_path, self.freezer, self.wait_s,
-            self.allow_fuzzy, self.max_stall_s, self.hashing, clock,
+            self.allow_fuzzy, self.max_stall_s, self.hashing, clock, lambda total: self.keep_free_bytes,
         )  # fmt: skip
         tracker = ExtentTracker(
             self.source, lambda total: self.keep_free_bytes, lambda: self.random.randbytes(16).hex(), self.hashing,
