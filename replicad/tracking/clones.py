@@ -181,10 +181,12 @@ class _Taking:
         return await self._clones.held()
 
     async def take(self, consistency: Consistency) -> _Taken:
+        # Whatever was written before the point's time is in it: what is written while the clones are made may not be.
+        at = self._clock.now()
         began_s = self._clock.monotonic_s()
         clones = await self._clones.take()
         took_s = self._clock.monotonic_s() - began_s
-        return _Taken(clones, consistency, self._clock.now(), took_s)
+        return _Taken(clones, consistency, at, took_s)
 
     async def nobody_writing(self, stack: AsyncExitStack) -> _Taken | None:
         """Clones taken while all files are held; None if somebody writes one, or that can't be told."""

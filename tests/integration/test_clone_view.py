@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from random import Random
 
@@ -514,3 +515,31 @@ async def test_what_goes_wrong_while_clones_are_read_is_told_as_it_is_and_ends_t
         async with asyncio.timeout(0.1), view.open(request(), _Instant()):
             await asyncio.Event().wait()
     assert not [task for task in asyncio.all_tasks() if task.get_name() == "room for clones"]
+
+
+@pytest.mark.parametrize("writing", [False, True])
+async def test_what_was_written_before_the_time_of_the_point_is_in_it(
+    where: Path, share: Share, executor: ThreadPoolExecutor, writing: bool
+) -> None:
+    """So a write that is not in the clone was made after that time."""
+    _disk(where, _ONE)
+    clock = SteadyClock()
+    written: list[datetime] = []
+
+    class WritingAtOnce(DecoratedShare):
+        async def clones(self, paths: Sequence[str]):  # type: ignore[no-untyped-def]  # as the base
+            clones = await super().clones(paths)
+            take = clones.take
+
+            async def taken():  # type: ignore[no-untyped-def]  # as the port
+                found = await take()
+                written.append(clock.now())  # a write as soon as the clone is made
+                return found
+
+            clones.take = taken  # type: ignore[method-assign]  # to be there
+            return clones
+
+    view = replace(_view(WritingAtOnce(share), executor), clock=clock.clock())
+    with _written(*([where / _ONE] if writing else [])):
+        seen = await _seen(view)
+    assert seen.taken < written[0]
