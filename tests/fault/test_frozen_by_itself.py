@@ -37,7 +37,7 @@ async def test_a_freeze_that_writes_to_what_it_has_frozen_is_thawed_although_it_
         freezer = CommandFreezer(VM, freeze, thaw, 0.5, journal, disks, events.append)
         try:
             async with asyncio.timeout(30):
-                with pytest.raises(BusyError, match="did not end within 0.5 s, and can't be ended"):
+                with pytest.raises(BusyError, match=r"did not end within 0\.5 s, and can't be ended"):
                     async with freezer.frozen(application=False):
                         pytest.fail("it has not ended, so nothing is known of it")
         finally:

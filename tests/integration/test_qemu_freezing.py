@@ -77,6 +77,16 @@ async def test_a_machine_that_its_user_has_paused_stays_so(tmp_path: Path) -> No
         assert await it.freezer().is_running()
 
 
+async def test_a_machine_that_is_about_to_arrive_from_elsewhere_is_not_taken_for_a_paused_one(tmp_path: Path) -> None:
+    """Whoever it comes from writes its disks until then."""
+    async with running_qemu([], more=["-incoming", "defer"]) as qemu:
+        it = Frozen(qemu)
+        assert await qemu.own.status() == "inmigrate"
+        with pytest.raises(BusyError, match="'inmigrate'"):
+            await _through(it.freezer())
+        assert await it.left() == ()
+
+
 @pytest.mark.parametrize("how", ["error", "cancelled"])
 async def test_it_goes_on_when_what_is_done_inside_fails(tmp_path: Path, how: str) -> None:
     async with machine(tmp_path) as it:

@@ -7,10 +7,10 @@ file systems were frozen: the freeze says nothing of swap, of raw disks, nor of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from replicad.hypervisor.thawing import KIND, FreezeJournal, OpenPage
@@ -18,11 +18,13 @@ from replicad.model.errors import BusyError, ReplicadError, TransientError
 from replicad.model.points import Consistency
 from replicad.model.progress import Observer, Warned
 from replicad.storage.blocking import run_blocking
+from replicad.storage.port import OpenMode, Share, ShareFile
 
 from .agent import Agent, AgentSession
 from .monitor import Monitor
+from .nodes import inode_of
 from .orders import Orders, carry_out, orders_from
-from .process import Process, identify
+from .process import Process, identify, written_files
 from .qmp import Qmp
 from .sockets import MachineIsOffError
 
@@ -37,27 +39,54 @@ _PATIENCE_S = 20.0
 _ASK_AGAIN_EVERY_S = 0.5
 
 
+_MIGRATED = ("inmigrate", "finish-migrate", "postmigrate")
+_WRONG_HINT = (
+    "Check that 'monitor' is the socket of the machine that uses these disks, that replicad runs as root or as QEMU's "
+    "user, and who else writes them."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class DisksBelow:
+    """Which files are to stand still: the `paths` of a share on this host, which has them below `directory`."""
+
+    share: Share
+    directory: str
+    paths: Callable[[], Awaitable[Sequence[str]]]
+
+
 class QemuFreezer:
     """A `Freezer` of the machine at one monitor. `agent`: the one in its guest, if it has one.
 
+    `disks`, if given, are seen to stand still all of them: what this QEMU does not write is held against writing, and
+    if somebody writes it that is a BusyError. Without, it is the caller's business which files QEMU uses.
     `journal` is the freeze journal of this host, in which the machine goes by the name `vm`; `observe` hears why a
     guest was not quiesced although that was asked for.
     """
 
     def __init__(
-        self, monitor: Monitor, agent: Agent | None, journal: FreezeJournal, vm: str, observe: Observer
+        self,
+        monitor: Monitor,
+        agent: Agent | None,
+        journal: FreezeJournal,
+        vm: str,
+        observe: Observer,
+        disks: DisksBelow | None = None,
     ) -> None:
         self._monitor = monitor
         self._agent = agent
         self._journal = journal
         self._vm = vm
         self._observe = observe
+        self._disks = disks
 
     @asynccontextmanager
     async def frozen(self, *, application: bool) -> AsyncIterator[Consistency]:
         """As the port says. A machine that its user has paused stays paused."""
         async with self._journal.of(self._vm) as page, self._monitor.session() as qmp, AsyncExitStack() as thaw:
             running = await is_executing(qmp)
+            if self._disks is not None:
+                await self._hold_others(self._disks, qmp, thaw)
             quiesced = False
             if application and self._agent is not None:
                 quiesced = running and await self._quiesce(self._agent, page, thaw)
@@ -66,6 +95,24 @@ class QemuFreezer:
             if running:
                 await thaw.enter_async_context(self._stopped(qmp, page))
             yield Consistency.APPLICATION if quiesced else Consistency.CRASH
+
+    async def _hold_others(self, disks: DisksBelow, qmp: Qmp, stack: AsyncExitStack) -> None:
+        """Hold what this QEMU does not write until `stack` is closed, which raises if a hold was lost meanwhile."""
+        paths = await disks.paths()
+
+        def look() -> list[str]:
+            process = identify(qmp.pid)
+            written = None if process is None else written_files(process)
+            return [p for p in paths if written is None or inode_of(f"{disks.directory}/{p}") not in written]
+
+        why = "the QEMU at this monitor does not write it, or that can't be seen"
+        executor = self._monitor.executor
+        for path in await run_blocking(executor, "look at", "QEMU's files", look, _LOOK_UP_TIMEOUT_S):
+            try:
+                held = await stack.enter_async_context(await disks.share.open(path, OpenMode.HOLD))
+            except BusyError as error:
+                raise BusyError(error.op, error.subject, f"{error.answer} ({why})", _WRONG_HINT) from error
+            stack.push_async_exit(_see_that_it_was_held(held))
 
     async def is_running(self) -> bool:
         """As the port says: False if nobody listens at the monitor's socket."""
@@ -123,9 +170,16 @@ class QemuFreezer:
 
 
 async def is_executing(qmp: Qmp) -> bool:
-    """Whether the machine's processors run."""
+    """Whether the machine's processors run. BusyError if it was migrated, or is just being: then who writes its disks
+    is not to be told here."""
     status = await qmp.execute("query-status")
-    return isinstance(status, dict) and status.get("running") is True
+    if not isinstance(status, dict):
+        return False
+    if status.get("status") in _MIGRATED:
+        answer = f"the machine is being migrated, or was: it is '{status['status']}' here"
+        hint = "Give as 'monitor' the socket of the QEMU where it runs now, or end this one."
+        raise BusyError("freeze", f"the machine at {qmp.subject}", answer, hint)
+    return status.get("running") is True
 
 
 async def undo_freeze(how: Mapping[str, str], timeout_s: float) -> None:
@@ -177,6 +231,14 @@ def _see_that_it_stayed_frozen(session: AgentSession) -> Callable[..., Awaitable
         if error is None and not await session.is_frozen():
             answer = "its file systems did not stay frozen until all disks were seen"
             raise BusyError("quiesce", "the guest", answer, "Try again; look for what thaws them in the guest.")
+
+    return look
+
+
+def _see_that_it_was_held(file: ShareFile) -> Callable[..., Awaitable[None]]:
+    async def look(kind: object, error: object, trace: object) -> None:
+        if error is None:
+            await file.read_into(bytearray(1), 0)
 
     return look
 

@@ -92,6 +92,24 @@ def _written_through(process: Path, descriptor: Path) -> Inode | None:
     return (status.st_dev, status.st_ino) if flags & os.O_ACCMODE != os.O_RDONLY else None
 
 
+def written_files(process: Process) -> frozenset[Inode] | None:
+    """Those of its open files that it may write; None if that is not to be seen."""
+    found: set[Inode] = set()
+    try:
+        for descriptor in list((_PROC / str(process.pid) / "fd").iterdir()):
+            try:
+                status = descriptor.stat()
+                told = (_PROC / str(process.pid) / "fdinfo" / descriptor.name).read_text()
+            except FileNotFoundError:
+                continue  # closed meanwhile, or nothing that has a place in a file system
+            flags = next((line.split()[1] for line in told.splitlines() if line.startswith("flags:")), "0")
+            if stat.S_ISREG(status.st_mode) and int(flags, 8) & os.O_ACCMODE != os.O_RDONLY:
+                found.add((status.st_dev, status.st_ino))
+    except OSError:
+        return None
+    return frozenset(found)
+
+
 def inode_as_seen_by(process: Process, file_name: str) -> Inode | None:
     """The file that a name means to that process, with its root and its working directory; None if there is none."""
     there = _PROC / str(process.pid) / ("root" if file_name.startswith("/") else "cwd")
