@@ -132,7 +132,7 @@ class UnderQemu(World):
         assert not [name for name in await own.names() if name.startswith("replicad-")]
         assert await own.execute("query-block-exports") == []
         assert await own.execute("query-fdsets") == []
-        assert len(await own.bitmaps()) == bitmaps
+        assert len(await own.bitmaps()) == 2 * bitmaps
         assert sorted(path.name for path in Path(self.source.name).iterdir()) == sorted(NAMES)
         self.check_files()
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from replicad.model.changes import ChangeSet, Outside, Untold
-from replicad.model.errors import BusyError, PermanentError, ReplicadError
-from replicad.model.extents import Extent, clip
+from replicad.model.errors import PermanentError, ReplicadError
+from replicad.model.extents import Extent, clip, normalise
 from replicad.model.points import Provenance
 
-from .canary import is_missing, set_canary
+from .canary import end_sector, is_missing, set_canaries
 from .exports import Exports
-from .leftovers import prefix_of, remove_bitmaps, remove_left, remove_node
+from .leftovers import END_SUFFIX, prefix_of, remove_bitmaps, remove_left, remove_node
 from .monitor import Monitor
 from .nodes import Disks, FileNode, find_disks
 from .qmp import Qmp
@@ -70,6 +70,8 @@ class _Begun:
     inode: str
     bitmap: str
     canary: str = ""
+    end_bytes: int = 0
+    """The size that the file had when its end was marked."""
 
 
 class BitmapTracker:
@@ -113,7 +115,9 @@ class BitmapTracker:
             # Before it is there: if we are cancelled now, it is removed in the end.
             self._begun[path] = _Begun(str(disks.process), node.name, _text(node), bitmap)
             data = {"node": node.name, "name": bitmap, "granularity": granularity_bytes(node.size_bytes)}
-            actions.append({"type": "block-dirty-bitmap-add", "data": data | {"persistent": False}})
+            data |= {"persistent": False}
+            end = data | {"name": bitmap + END_SUFFIX, "disabled": True}
+            actions += [{"type": "block-dirty-bitmap-add", "data": one} for one in (data, end)]
         if actions:
             await qmp.execute("transaction", {"actions": actions})
 
@@ -124,12 +128,9 @@ class BitmapTracker:
             for path in waiting & disks.nodes.keys():
                 node, begun = disks.nodes[path], self._begun[path]
                 granularity = node.bitmaps[begun.bitmap].granularity_bytes
-                try:
-                    offset = await set_canary(qmp, self._exports, self._prefix, node, begun.bitmap, granularity)
-                except BusyError:
-                    return  # somebody else has QEMU's NBD server now; the bitmap may well be read later
+                offset = await set_canaries(qmp, self._prefix, node, begun.bitmap, granularity)
                 if offset is not None:
-                    self._begun[path] = replace(begun, canary=str(offset))
+                    self._begun[path] = replace(begun, canary=str(offset), end_bytes=node.size_bytes)
             waiting = {path for path in waiting if not self._begun[path].canary}
             if not waiting:
                 return
@@ -163,9 +164,10 @@ class BitmapTracker:
                         return Untold(doubt)
                     read = await self._read(qmp, node, since["bitmap"])
                     if not isinstance(read, Untold):
-                        if is_missing(since.get("canary", ""), read):
+                        if is_missing(since["canary"], read):
                             return Untold("somebody cleared its bitmap")
-                        return ChangeSet(tuple(clip(read, file.size_bytes)), Outside.UNCHANGED, self.provenance)
+                        changed = normalise(clip([*read, *_grown(since)], file.size_bytes))
+                        return ChangeSet(tuple(changed), Outside.UNCHANGED, self.provenance)
                     why = read.reason
                 return Untold(why)
         except ReplicadError as error:
@@ -199,6 +201,7 @@ class BitmapTracker:
         return {
             "bitmap": begun.bitmap,
             "canary": begun.canary,
+            "end_bytes": str(begun.end_bytes),
             "node": begun.node,
             "inode": begun.inode,
             "process": begun.process,
@@ -250,10 +253,19 @@ def _doubt(disks: Disks, node: FileNode, since: Facts, size_bytes: int) -> str:
         return "its bitmap is gone"
     if not bitmap.sound:
         return "its bitmap was stopped, or somebody else works on it"
+    if not since.get("canary", "").isdecimal():
+        return "nothing was set in its bitmap that would tell if somebody cleared it"
     # What was cut off and has grown again is zeros, and nobody noted them.
-    if min(size_bytes, node.size_bytes) < int(since.get("size_bytes", "0")):
+    end = node.bitmaps.get(bitmap.name + END_SUFFIX)
+    if end is None or not end.set_bytes or min(size_bytes, node.size_bytes) < int(since.get("size_bytes", "0")):
         return "the file became shorter"
     return ""
+
+
+def _grown(since: Facts) -> list[Extent]:
+    """What a file grew by between the marking of its end and the moment: whether it was cut off later is not known."""
+    begin, end = end_sector(int(since.get("end_bytes", "0"))), int(since.get("size_bytes", "0"))
+    return [Extent(begin, end - begin)] if end > begin else []
 
 
 def _clause(error: ReplicadError) -> str:

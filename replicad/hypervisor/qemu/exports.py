@@ -46,7 +46,7 @@ class Exports:
 
     @asynccontextmanager
     async def exported(
-        self, qmp: Qmp, prefix: str, node: str, *, bitmap: str | None = None, writable: bool = False
+        self, qmp: Qmp, prefix: str, node: str, *, bitmap: str | None = None
     ) -> AsyncIterator[NbdExport]:
         """A node, to be read with its allocation, or with a bitmap of its.
 
@@ -55,9 +55,8 @@ class Exports:
         async with self._server(qmp, prefix) as path:
             name = f"{node}-export"
             options: dict[str, object] = {"type": "nbd", "id": name, "node-name": node, "name": name}
-            options |= {"writable": True} if writable else {}
             options |= {"bitmaps": [bitmap]} if bitmap else {}
-            contexts = () if writable else (f"qemu:dirty-bitmap:{bitmap}",) if bitmap else ("base:allocation",)
+            contexts = (f"qemu:dirty-bitmap:{bitmap}",) if bitmap else ("base:allocation",)
             export = NbdExport(self._monitor.executor, path, name, contexts)
             try:
                 await qmp.execute("block-export-add", options)

@@ -16,6 +16,9 @@ from .monitor import Monitor
 from .nodes import query_nodes
 from .qmp import Qmp
 
+END_SUFFIX = "-end"
+"""How the name of the bitmap ends that goes with another, and whose only bit is the one at the end of the file."""
+
 
 def prefix_of(name: str) -> str:
     """How the names of all that a replica has in QEMU begin."""
@@ -33,16 +36,17 @@ async def remove_left(qmp: Qmp, monitor: Monitor, name: str, remembered: Collect
         return
     nodes = await query_nodes(qmp)
     there = {str(bitmap.get("name")) for node in nodes for bitmap in node.get("dirty-bitmaps", ())}
-    await remove_bitmaps(qmp, {bitmap for bitmap in there if bitmap.startswith(prefix)} - set(remembered))
+    ours = {bitmap.removesuffix(END_SUFFIX) for bitmap in there if bitmap.startswith(prefix)}
+    await remove_bitmaps(qmp, ours - set(remembered))
 
 
 async def remove_bitmaps(qmp: Qmp, bitmaps: Collection[str]) -> None:
-    """Remove bitmaps from whichever nodes they are on. Fine if they are gone."""
+    """Remove bitmaps, with those that go with them, from whichever nodes they are on. Fine if they are gone."""
     if not bitmaps:
         return
     for node in await query_nodes(qmp):
         for bitmap in node.get("dirty-bitmaps", ()):
-            if bitmap.get("name") in bitmaps:
+            if str(bitmap.get("name", "")).removesuffix(END_SUFFIX) in bitmaps:
                 with suppress(PermanentError):  # it is in use, or has just gone: the next cycle looks again
                     await qmp.execute("block-dirty-bitmap-remove", {"node": node["node-name"], "name": bitmap["name"]})
 

@@ -1,6 +1,6 @@
 """The network block device protocol, as far as we need it: bytes out, facts in. Pure.
 
-Newstyle negotiation with structured replies, one export, its metadata contexts; reading, writing, block status. What
+Newstyle negotiation with structured replies, one export, its metadata contexts; reading, block status. What
 the other side says is held against what was asked for: IntegrityError if it does not fit.
 """
 
@@ -27,7 +27,7 @@ MAX_STATUS_BYTES = 0xFFFF_0000
 """What one request for block status can be about, in whole clusters of any size we use."""
 
 STRUCTURED_REPLY, SET_META_CONTEXT, GO = 8, 10, 7
-READ, WRITE, DISCONNECT, BLOCK_STATUS = 0, 1, 2, 7
+READ, DISCONNECT, BLOCK_STATUS = 0, 2, 7
 CHUNK_NONE, CHUNK_DATA, CHUNK_HOLE, CHUNK_STATUS = 0, 1, 2, 5
 _CHUNK_ERROR = 0x8000
 

@@ -52,11 +52,6 @@ class NbdExport:
                 await connection.read(view[start : min(length, start + nbd.MAX_READ_BYTES)], offset + start)
             return length
 
-    async def write(self, data: bytes, offset: int) -> None:
-        """Write within the export."""
-        async with self._connection() as connection:
-            await connection.write(data, offset)
-
     async def extents(self, context: str, flag: int, below_bytes: int | None = None) -> list[Extent]:
         """The normal sequence of extents whose flags in a context have this bit. What lies beyond `below_bytes` is not
         asked for."""
@@ -183,12 +178,6 @@ class _Connection:
         part = _part(view, offset, extent)
         part[:] = bytes(len(part))
         return extent
-
-    async def write(self, data: bytes, offset: int) -> None:
-        cookie = next(self._cookies)
-        await self._send(nbd.request(nbd.WRITE, cookie, offset, len(data)) + data)
-        while not (await self._chunk(cookie, 0)).is_last:
-            pass
 
     async def status(self, context: str, offset: int, length: int) -> list[tuple[Extent, int]]:
         cookie = next(self._cookies)

@@ -25,6 +25,8 @@ class Bitmap:
     name: str
     sound: bool
     granularity_bytes: int
+    set_bytes: int
+    """What its bits stand for that are set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,4 +126,4 @@ def _node(node: Mapping[str, Any], inode: Inode) -> FileNode:
 
 def _bitmap(told: Mapping[str, Any]) -> Bitmap:
     sound = bool(told.get("recording")) and not told.get("inconsistent") and not told.get("busy")
-    return Bitmap(str(told.get("name", "")), sound, int(told.get("granularity", 0)))
+    return Bitmap(str(told.get("name", "")), sound, int(told.get("granularity", 0)), int(told.get("count", 0)))
