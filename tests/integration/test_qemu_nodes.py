@@ -45,6 +45,22 @@ async def test_disks_are_found_however_qemu_was_given_them(tmp_path: Path, named
         assert not bitmap.sound
 
 
+async def test_disks_that_qemu_was_given_open_are_found(tmp_path: Path) -> None:
+    disk = make_vhdx(tmp_path / NAME)
+    make_vhdx(tmp_path / "b.vhdx")
+    async with running_qemu([]) as qemu:
+        monitor = Monitor(qemu.monitor, 20)
+        async with monitor.session() as qmp:
+            for mode in (os.O_RDONLY, os.O_RDWR):
+                opened = os.open(disk, mode)
+                await qmp.execute("add-fd", {"fdset-id": 7}, descriptor=opened)
+                os.close(opened)
+            await qmp.execute("blockdev-add", {"driver": "file", "filename": "/dev/fdset/7", "node-name": "given"})
+        found = await find(qemu, tmp_path, [NAME, "b.vhdx"])
+        assert found.nodes[NAME].name == "given"
+        assert found.missing == {"b.vhdx": "QEMU does not use it"}
+
+
 async def test_relative_names_and_links_lead_to_the_same_file(tmp_path: Path) -> None:
     make_vhdx(tmp_path / NAME)
     (tmp_path / "link.vhdx").symlink_to(NAME)

@@ -12,10 +12,11 @@ from typing import Any
 from replicad.model.errors import IntegrityError
 from replicad.storage.blocking import run_blocking
 
-from .process import Inode, Process, identify, inode_as_seen_by, open_files
+from .process import Inode, Process, identify, inode_as_seen_by, inode_of_descriptor, open_files
 from .qmp import Qmp
 
 _LOOK_UP_TIMEOUT_S = 30.0
+_GIVEN = "/dev/fdset/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,11 @@ async def find_disks(qmp: Qmp, executor: Executor, directory: str, paths: Iterab
     does not answer.
     """
     nodes = await query_nodes(qmp)
+    given = await _given_files(qmp) if any(_is_given(node) for node in nodes) else {}
     wanted = tuple(paths)
 
     def look() -> Disks:
-        return _matched(qmp.pid, nodes, {path: inode_of(f"{directory}/{path}") for path in wanted})
+        return _matched(qmp.pid, nodes, given, {path: inode_of(f"{directory}/{path}") for path in wanted})
 
     return await run_blocking(executor, "look at", "the files that QEMU has open", look, _LOOK_UP_TIMEOUT_S)
 
@@ -71,6 +73,24 @@ async def query_nodes(qmp: Qmp) -> Sequence[Mapping[str, Any]]:
     return nodes
 
 
+async def _given_files(qmp: Qmp) -> Mapping[str, Sequence[int]]:
+    """The descriptors, as QEMU has them, of the files that it was given open, by the names that they go by."""
+    sets = await qmp.execute("query-fdsets")
+    return {f"{_GIVEN}{one['fdset-id']}": [int(file["fd"]) for file in one["fds"]] for one in sets}
+
+
+def _is_given(node: Mapping[str, Any]) -> bool:
+    return file_name(node).startswith(_GIVEN)
+
+
+def _inode_of_node(process: Process, node: Mapping[str, Any], given: Mapping[str, Sequence[int]]) -> Inode | None:
+    if not _is_given(node):
+        return inode_as_seen_by(process, file_name(node))
+    # All of a set are the same file, opened in different ways.
+    found = {inode_of_descriptor(process, number) for number in given.get(file_name(node), ())}
+    return found.pop() if len(found) == 1 else None
+
+
 def inode_of(path: str) -> Inode | None:
     """The file of a name here; None if there is none."""
     try:
@@ -80,7 +100,12 @@ def inode_of(path: str) -> Inode | None:
     return (status.st_dev, status.st_ino)
 
 
-def _matched(pid: int, nodes: Sequence[Mapping[str, Any]], wanted: Mapping[str, Inode | None]) -> Disks:
+def _matched(
+    pid: int,
+    nodes: Sequence[Mapping[str, Any]],
+    given: Mapping[str, Sequence[int]],
+    wanted: Mapping[str, Inode | None],
+) -> Disks:
     process = identify(pid)
     opened = None if process is None else open_files(process)
     if process is None or opened is None:
@@ -88,7 +113,7 @@ def _matched(pid: int, nodes: Sequence[Mapping[str, Any]], wanted: Mapping[str, 
         return Disks(process or Process(pid, ""), {}, dict.fromkeys(wanted, why))
     by_inode: dict[Inode, list[Mapping[str, Any]]] = {}
     for node in nodes:
-        if node.get("drv") == "file" and (inode := inode_as_seen_by(process, file_name(node))) is not None:
+        if node.get("drv") == "file" and (inode := _inode_of_node(process, node, given)) is not None:
             by_inode.setdefault(inode, []).append(node)
     found: dict[str, FileNode] = {}
     missing: dict[str, str] = {}

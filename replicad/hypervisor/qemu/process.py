@@ -120,6 +120,15 @@ def inode_as_seen_by(process: Process, file_name: str) -> Inode | None:
     return (status.st_dev, status.st_ino)
 
 
+def inode_of_descriptor(process: Process, number: int) -> Inode | None:
+    """The file that it has open as that descriptor; None if there is none."""
+    try:
+        status = (_PROC / str(process.pid) / "fd" / str(number)).stat()
+    except OSError:
+        return None
+    return (status.st_dev, status.st_ino)
+
+
 def listens_at(process: Process, beginning: str) -> bool:
     """Whether it has a Unix socket open that was bound to a path which begins so, even if the path is gone."""
     try:
