@@ -16,7 +16,8 @@ HASH_BYTES = 16
 PAGE_HASHES = 256
 PAGE_BYTES = PAGE_HASHES * HASH_BYTES
 ZERO_HASH = bytes(HASH_BYTES)
-_ZERO_PAGE = bytes(PAGE_BYTES)
+ZERO_PAGE = bytes(PAGE_BYTES)
+"""A page of chunks that are all zeros."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class Manifest:
         while position < end:
             number, within = divmod(position, PAGE_HASHES)
             taken = min(PAGE_HASHES - within, end - position)
-            page = self.pages.get(number, _ZERO_PAGE)
+            page = self.pages.get(number, ZERO_PAGE)
             parts.append(page[within * HASH_BYTES : (within + taken) * HASH_BYTES])
             position += taken
         return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -102,7 +103,7 @@ class ManifestEdit:
             start = within * HASH_BYTES
             piece = hashes[taken_bytes : taken_bytes + length]
             page = self._edited.get(number)
-            current = page if page is not None else self._base.pages.get(number, _ZERO_PAGE)
+            current = page if page is not None else self._base.pages.get(number, ZERO_PAGE)
             if current[start : start + length] != piece:
                 if page is None:
                     page = self._edited[number] = bytearray(current)
@@ -128,7 +129,7 @@ class ManifestEdit:
         while position < end:
             number, within = divmod(position, PAGE_HASHES)
             taken = min(PAGE_HASHES - within, end - position)
-            page = self._edited.get(number) or self._base.pages.get(number, _ZERO_PAGE)
+            page = self._edited.get(number) or self._base.pages.get(number, ZERO_PAGE)
             parts.append(page[within * HASH_BYTES : (within + taken) * HASH_BYTES])
             position += taken
         return b"".join(parts)
@@ -155,7 +156,7 @@ class ManifestEdit:
             return self._base
         pages = dict(self._base.pages)
         for number, page in self._edited.items():
-            if page == _ZERO_PAGE:
+            if page == ZERO_PAGE:
                 pages.pop(number, None)
             else:
                 pages[number] = bytes(page)

@@ -18,7 +18,7 @@ from types import MappingProxyType
 from replicad.model.chunks import chunk_count, is_chunk_size
 from replicad.model.errors import IntegrityError, NotFoundError, UnsupportedError
 from replicad.model.extents import clip, widen
-from replicad.model.manifest import PAGE_BYTES, PAGE_HASHES, Manifest
+from replicad.model.manifest import PAGE_BYTES, PAGE_HASHES, ZERO_PAGE, Manifest
 from replicad.model.names import path_on
 from replicad.storage.port import CopyRange, OpenMode, Share, ShareFile
 
@@ -32,6 +32,7 @@ _ABSENT = bytes(_PAGE_DIGEST_BYTES)
 MAX_DISK_BYTES = 128 << 40
 """A VHDX of the largest size, 64 TiB, is itself somewhat larger."""
 _MAX_COPY_RANGES = 4096
+_READ_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,34 @@ async def write_manifest(
             await file.write(data, _page_offset(run.start, manifest.page_count))
         await file.flush()
     return digest_of(head)
+
+
+async def update_manifest(
+    share: Share, path: str, manifest: Manifest, owner: ManifestOwner, base: tuple[str, Manifest]
+) -> bool:
+    """Make a manifest of the one in the file at `path`, if it is the `base` (its digest, and what it holds), by writing
+    what differs; False if it is another one, or of another size.
+
+    This is for copies: meanwhile the file is neither, and nothing of it is durable. Who reads it sees whether it is
+    whole.
+    """
+    digest, before = base
+    if manifest.page_count != before.page_count:
+        return False
+    try:
+        opened = await share.open(path, OpenMode.WRITE)
+    except NotFoundError:
+        return False
+    async with opened as file:
+        header = bytearray(HEADER_BYTES)
+        if await file.read_into(header, 0) != HEADER_BYTES or digest_of(bytes(header)) != digest:
+            return False
+        differing = [n for n in {*manifest.pages, *before.pages} if manifest.pages.get(n) is not before.pages.get(n)]
+        await file.write_pieces(
+            [(manifest.pages.get(n, ZERO_PAGE), _page_offset(n, manifest.page_count)) for n in sorted(differing)]
+        )
+        await file.write(encode_head(manifest, owner), 0)
+    return True
 
 
 async def _copy_common_pages(
@@ -198,8 +227,9 @@ async def _read_pages(
 ) -> dict[int, bytes]:
     first_page = _page_offset(0, page_count)
     pages: dict[int, bytes] = {}
-    block = bytearray(1 << 20)
-    allocated = widen(await file.allocated_extents(), PAGE_BYTES, size_bytes)
+    block = bytearray(_READ_BYTES)
+    # To read a short hole takes less time than to begin a read anew.
+    allocated = widen(await file.allocated_extents(), _READ_BYTES, size_bytes)
     for extent in clip(allocated, size_bytes):
         position = max(extent.offset_bytes, first_page)
         while position < extent.end_bytes:
@@ -221,7 +251,7 @@ def _take_pages(pages: dict[int, bytes], view: memoryview, number: int, index: b
         page = bytes(view[start : start + PAGE_BYTES])
         expected = index[number * _PAGE_DIGEST_BYTES : (number + 1) * _PAGE_DIGEST_BYTES]
         if expected == _ABSENT:
-            if any(page):
+            if page != ZERO_PAGE:
                 raise _damaged(subject, f"page {number} should be zeros and is not")
         elif _page_digest(page) != expected:
             raise _damaged(subject, f"page {number} does not match its digest")

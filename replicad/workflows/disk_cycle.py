@@ -28,10 +28,11 @@ from .widening import widened
 
 @dataclass(frozen=True, slots=True)
 class SentDisk:
-    """A disk of the point to come, and its manifest."""
+    """A disk of the point to come, and its manifest; `base` is the one that it was made of, and its digest."""
 
     state: DiskState
     manifest: Manifest
+    base: tuple[str, Manifest] | None
 
 
 async def send_disk(
@@ -74,7 +75,7 @@ async def send_disk(
         disk_id, file.path, file.kind, file.size_bytes, result.manifest.chunk_bytes, change, found.changes.provenance,
         reference, result.undo, statistics, found.trust, found.changes.note,
     )  # fmt: skip
-    return SentDisk(state, result.manifest)
+    return SentDisk(state, result.manifest, (base.digest, update.known.previous) if base else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -136,7 +136,7 @@ async def replicate(
         await source.settle(replica.record.replica_id, states)
         for disk in sent:
             if disk.state.change is not Change.UNCHANGED:
-                await remember_manifest(replica, disk.state.id, disk.manifest, ctx.cache)
+                await remember_manifest(replica, disk.state.id, disk.manifest, ctx.cache, disk.base)
         if job.keep is not None:
             await prune_after_cycle(replica, job.keep, lock, ctx)
     return CycleReport(point, standing.pending is not None, point.statistics)

@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from replicad.model.errors import IntegrityError
 from replicad.model.manifest import HASH_BYTES, PAGE_BYTES, PAGE_HASHES, ZERO_HASH, Manifest, ManifestEdit
-from replicad.replica.manifest_file import ManifestOwner, manifest_digest, read_manifest, write_manifest
+from replicad.replica.manifest_file import (
+    ManifestOwner,
+    manifest_digest,
+    read_manifest,
+    update_manifest,
+    write_manifest,
+)
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import OpenMode
 
@@ -73,6 +79,28 @@ def test_a_manifest_reads_back_as_it_was_written_beside_its_base_or_without(
         assert digest == manifest_digest(second, OWNER)
         back = await read_manifest(share, "two", OWNER, digest)
         assert (back.chunk_bytes, back.size_bytes, dict(back.pages)) == (CHUNK, other_size, dict(second.pages))
+
+    asyncio.run(run())
+
+
+@settings(max_examples=40)
+@given(SIZE, PUTS, SIZE, PUTS)
+def test_a_copy_of_a_manifest_becomes_another_by_what_differs_or_is_left_alone(
+    size: int, puts: list[tuple[int, list[bytes]]], other_size: int, more: list[tuple[int, list[bytes]]]
+) -> None:
+    async def run() -> None:
+        share = MemoryShare()
+        first, _ = built(Manifest(CHUNK, 0), size, puts)
+        second, _ = built(first, other_size, more)
+        digest, wanted = await write_manifest(share, "m", first, OWNER), manifest_digest(second, OWNER)
+        if await update_manifest(share, "m", second, OWNER, (digest, first)):
+            back = await read_manifest(share, "m", OWNER, wanted)
+            assert (back.size_bytes, dict(back.pages)) == (other_size, dict(second.pages))
+            assert digest == wanted or not await update_manifest(share, "m", first, OWNER, (digest, first))
+        else:
+            assert first.page_count != second.page_count
+            assert dict((await read_manifest(share, "m", OWNER, digest)).pages) == dict(first.pages)
+        assert not await update_manifest(share, "none", second, OWNER, (digest, first))
 
     asyncio.run(run())
 
