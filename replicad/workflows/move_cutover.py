@@ -40,9 +40,9 @@ async def cut_over(
     else is raised, the machine goes on at the source, unless the record says SWITCHING: then `settle_switch` is next.
     """
     record = await parts.journal.write(replace(record, phase=MovePhase.CUTOVER))
-    began_s = ctx.clock.monotonic_s()
     try:
         async with asyncio.timeout(max_freeze_s) as limit, parts.user.still(relocations(record, files)) as still:
+            began_s = ctx.clock.monotonic_s()
             await copies.round("cutover", keep=False)
             at_source = copies.digests()
             await copies.rewrite_locators(record, files)
