@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-GOOD_ENOUGH_S = 0.03
+GOOD_ENOUGH_S = 0.05
 """A freeze that is predicted to be so short is not worth another round."""
 _WORTH_ANOTHER = 0.8
 """Another round is, if it is predicted to leave no more than that part of this one."""

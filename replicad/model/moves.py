@@ -163,6 +163,8 @@ class MoveRecord:
     """How long the machine stood still, once it did."""
     retired: datetime | None = None
     """When the source was out of the way."""
+    step: int = 0
+    """How often it was written down: of two records the one with more is the later one."""
     format: int = FORMAT_VERSION
 
     @property

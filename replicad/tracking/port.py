@@ -80,11 +80,14 @@ class ChangeSource(Protocol):
         hold; PermanentError for two that differ only by case.
         """
 
-    def snapshot(self, replica_id: str | None, *, for_cycle: bool) -> AbstractAsyncContextManager[Snapshot]:
+    def snapshot(
+        self, replica_id: str | None, *, for_cycle: bool, is_last: bool = False
+    ) -> AbstractAsyncContextManager[Snapshot]:
         """A view that stands still until its context ends. BusyError if it can't be had now.
 
         `replica_id`: of the replica that changes are asked for, or None if there is none yet. Unless it is `for_cycle`
-        nothing is changed that a later cycle builds on, and `keep` must not be called.
+        nothing is changed that a later cycle builds on, and `keep` must not be called; nor must it if the view
+        `is_last`: the disks stand still already, and nobody will ask what changed since.
         """
 
     async def settle(self, replica_id: str, states: Mapping[str, BaseState]) -> None:
@@ -101,6 +104,8 @@ class Request:
     remembered: tuple[Facts, ...]
     application: bool
     for_cycle: bool
+    is_last: bool = False
+    """The disks stand still already, and nothing has to be remembered from now on."""
 
 
 @dataclass(frozen=True, slots=True)

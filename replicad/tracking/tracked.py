@@ -43,13 +43,16 @@ class TrackedSource:
         return await self.view.select()
 
     @asynccontextmanager
-    async def snapshot(self, replica_id: str | None, *, for_cycle: bool) -> AsyncIterator[Snapshot]:
+    async def snapshot(
+        self, replica_id: str | None, *, for_cycle: bool, is_last: bool = False
+    ) -> AsyncIterator[Snapshot]:
         marks = await self._remembered(replica_id)
         request = Request(
             name=(replica_id or "")[:_NAME_DIGITS],
             remembered=tuple(mark.facts for mark in marks.marks if self._understands(mark)),
             application=self._application_is_due(marks.application_at),
             for_cycle=for_cycle,
+            is_last=is_last,
         )
         moment = _Moment(self.tracker if for_cycle and self.marks is not None else None, request)
         try:

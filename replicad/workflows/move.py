@@ -68,11 +68,11 @@ async def _copied_and_switched(record: MoveRecord, parts: MoveParts, ctx: Contex
             # Nobody waits for it: one pass is enough.
             return await cut_over(record, files, copies, parts, ctx, None)
         record = await parts.journal.write(replace(record, phase=MovePhase.BULK))
-        rounds = [await copies.round("copying", keep=True)]
+        rounds = [await copies.round("copying")]
         record = await parts.journal.write(replace(record, phase=MovePhase.PRECOPY, rounds=1))
         while (judgement := _judge(record, rounds)).verdict is Verdict.AGAIN:
             ctx.observe(FreezePredicted(len(rounds), judgement.freeze_s))
-            rounds.append(await copies.round(f"round {len(rounds) + 1}", keep=True))
+            rounds.append(await copies.round(f"round {len(rounds) + 1}"))
             record = replace(record, rounds=len(rounds))
         return await cut_over(record, files, copies, parts, ctx, _allowed_s(record, judgement))
 

@@ -64,16 +64,16 @@ class Copying:
         self._ctx = ctx
         self._bases: dict[str, BaseState] = {}
 
-    async def round(self, name: str, *, keep: bool) -> Round:
+    async def round(self, name: str, *, is_last: bool = False) -> Round:
         """Bring the copies up to what the source holds while this runs, durable and read back; what is written
         meanwhile may be lacking. Without anything known of a file all of it is brought, by the server where it can.
 
-        `keep`: the next round is told what was written since this one, else what was since the one before. After an
-        error it is over with this object. IntegrityError if something reads back different from what was written.
+        `is_last`: the source stands still. After that one, or an error, it is over with this object. IntegrityError if
+        something reads back different from what was written.
         """
         began_s = self._ctx.clock.monotonic_s()
         total = Tallied()
-        async with self._source.snapshot(self._id, for_cycle=True) as snapshot:
+        async with self._source.snapshot(self._id, for_cycle=True, is_last=is_last) as snapshot:
             self._ctx.observe(PhaseStarted(name, sum(file.size_bytes for file in snapshot.files)))
             for file in snapshot.files:
                 total += await self._bring(file, snapshot)
@@ -81,10 +81,10 @@ class Copying:
             await together(lambda transfer: transfer.flush(), self._transfers.values(), _AT_ONCE)
             for transfer in self._transfers.values():
                 await transfer.verify()
-            if keep:
+            if not is_last:
                 bases = {path: BaseState(path, transfer.digest) for path, transfer in self._transfers.items()}
                 await snapshot.keep(bases)
-        if keep:
+        if not is_last:
             await self._source.settle(self._id, bases)
             self._bases = bases
         return Round(

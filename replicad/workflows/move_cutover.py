@@ -19,8 +19,8 @@ from replicad.storage.undisturbed import undisturbed
 
 from .context import Context
 from .move_copying import Copying
-from .move_journal import incoming
-from .move_names import give_names, take_names_back
+from .move_journal import QuickJournal, incoming
+from .move_names import flush_names, give_names, take_names_back
 from .move_parts import MoveParts, relocations
 
 _AT_ONCE = 8
@@ -41,34 +41,39 @@ async def cut_over(
     """
     record = await parts.journal.write(replace(record, phase=MovePhase.CUTOVER))
     try:
-        async with asyncio.timeout(max_freeze_s) as limit, parts.user.still(relocations(record, files)) as still:
+        async with (
+            parts.journal.quick(record) as journal,
+            asyncio.timeout(max_freeze_s) as limit,
+            parts.user.still(relocations(record, files)) as still,
+        ):
             began_s = ctx.clock.monotonic_s()
-            await copies.round("cutover", keep=False)
+            await copies.round("cutover", is_last=True)
             at_source = copies.digests()
             await copies.rewrite_locators(record, files)
             await copies.close()
             sealed = await _sealed(record, files, at_source, copies.digests(), parts)
             await still.check()
             limit.reschedule(None)
-            record = await undisturbed(switch(record, sealed, still, parts))
+            record = await undisturbed(switch(record, sealed, still, journal, parts))
     except TimeoutError:
         raise BusyError(
             "switch", record.vm, f"it would have stood still for longer than {max_freeze_s:g} s",
             "It goes on at the source. Try when it writes less, or allow a longer freeze.",
         ) from None  # fmt: skip
     record = replace(record, freeze_ms=round((ctx.clock.monotonic_s() - began_s) * 1000, 1))
+    await flush_names(record, files, parts)
     return await confirm_switch(record, files, parts)
 
 
-async def switch(record: MoveRecord, files: Sequence[MovedFile], still: Still, parts: MoveParts) -> MoveRecord:
+async def switch(
+    record: MoveRecord, files: Sequence[MovedFile], still: Still, journal: QuickJournal, parts: MoveParts
+) -> MoveRecord:
     """From the complete copies to the machine's disks. To be called while it stands still, and not to be disturbed.
 
     What fails is taken back, and is raised.
     """
     before = record
-    record = await parts.journal.write_beside(
-        replace(record, phase=MovePhase.SWITCHING, files=replaced(record.files, files))
-    )
+    record = await journal.write(replace(record, phase=MovePhase.SWITCHING, files=replaced(record.files, files)))
     try:
         await give_names(record, files, parts)
         await still.switch(relocations(record, files))
@@ -76,7 +81,7 @@ async def switch(record: MoveRecord, files: Sequence[MovedFile], still: Still, p
         raise
     except ReplicadError:
         await take_names_back(record, files, parts)
-        await parts.journal.write_beside(before)
+        await parts.journal.write(before)
         raise
     return record
 
@@ -102,9 +107,11 @@ async def _sealed(
     parts: MoveParts,
 ) -> list[MovedFile]:
     async def seal(file: MovedFile) -> MovedFile:
-        source = await state_of(parts.source, file.path, at_source[file.path])
         place = parts.place_of(file)
-        destination = await state_of(place, incoming(record, file.number), at_destination[file.path])
+        source, destination = await asyncio.gather(
+            state_of(parts.source, file.path, at_source[file.path]),
+            state_of(place, incoming(record, file.number), at_destination[file.path]),
+        )
         return replace(file, sealed=Sealed(source, destination))
 
     return await together(seal, files, _AT_ONCE)

@@ -6,7 +6,9 @@ it again. The host's memory says which moves there are, and may lag behind by th
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from hashlib import blake2b
 
 from pydantic import TypeAdapter, ValidationError
@@ -14,11 +16,12 @@ from pydantic import TypeAdapter, ValidationError
 from replicad.model.errors import FormatVersionError, IntegrityError, NotFoundError
 from replicad.model.moves import FORMAT_VERSION, MoveRecord
 from replicad.model.names import join, path_on
-from replicad.storage.documents import read_whole, replace_whole
-from replicad.storage.port import Share
+from replicad.storage.documents import exists, read_whole, replace_whole
+from replicad.storage.port import OpenMode, Share, ShareFile
 
 _PREFIX = ".replicad-move-"
 _FILE = "move.json"
+_QUICK = "switching.json"
 _LOCK = "move.lock"
 _MAX_BYTES = 64 * 1024 * 1024
 _SEAL_BYTES = 32
@@ -72,15 +75,32 @@ def _seal(data: bytes) -> bytes:
 
 
 class MoveJournal:
-    """The journal of one move, whose lock the caller holds, below its first place."""
+    """The journal of one move, whose lock the caller holds, below its first place.
+
+    Each record is written to a file beside the one that counts, and takes its place. That takes too long for a machine
+    that stands still; so the record of that moment goes into a file of its own, made before, and of the two the later
+    one counts. What was torn there has no seal that fits, and counts for nothing.
+    """
 
     def __init__(self, place: Share, remember: Remember) -> None:
         self._place = place
         self._remember = remember
+        self._step = 0
 
     async def read(self, move_id: str) -> MoveRecord | None:
         """What was written last; None if there is none yet. IntegrityError for what makes no sense."""
-        path = join(directory_of(move_id), _FILE)
+        record = await self._read(move_id, _FILE)
+        try:
+            quick = await self._read(move_id, _QUICK)
+        except IntegrityError:
+            quick = None  # whoever wrote it died over it, and what it was to allow was not begun
+        if record is not None and quick is not None and quick.step > record.step:
+            record = quick
+        self._step = record.step if record is not None else 0
+        return record
+
+    async def _read(self, move_id: str, name: str) -> MoveRecord | None:
+        path = join(directory_of(move_id), name)
         subject = path_on(self._place.name, path)
         try:
             data = await read_whole(self._place, path, _MAX_BYTES)
@@ -92,17 +112,45 @@ class MoveJournal:
         return record
 
     async def write(self, record: MoveRecord) -> MoveRecord:
-        """The same, durable at both places on return."""
-        await self.write_beside(record)
+        """The same with its step, durable at both places on return."""
+        record = self._next(record)
+        await replace_whole(self._place, join(directory_of(record.id), _FILE), encode(record))
         await self._remember(record)
         return record
 
-    async def write_beside(self, record: MoveRecord) -> MoveRecord:
-        """The same, durable beside the files on return: for the moment when a machine stands still."""
-        await replace_whole(self._place, join(directory_of(record.id), _FILE), encode(record))
-        return record
+    @asynccontextmanager
+    async def quick(self, record: MoveRecord) -> AsyncIterator[QuickJournal]:
+        """What a record can be written with while a machine stands still."""
+        path = join(directory_of(record.id), _QUICK)
+        if await exists(self._place, path):
+            await self._place.remove(path)
+        async with await self._place.open(path, OpenMode.CREATE) as file:
+            await file.flush()
+            await self._place.flush_directory(directory_of(record.id))
+            yield QuickJournal(file, self._next)
 
     async def remember(self, record: MoveRecord) -> MoveRecord:
         """The same, in this host's memory: for the ends of a move, when its directory is gone."""
         await self._remember(record)
+        return record
+
+    def _next(self, record: MoveRecord) -> MoveRecord:
+        self._step += 1
+        return replace(record, step=self._step)
+
+
+class QuickJournal:
+    """A file for one record at a time."""
+
+    def __init__(self, file: ShareFile, count: Callable[[MoveRecord], MoveRecord]) -> None:
+        self._file = file
+        self._count = count
+
+    async def write(self, record: MoveRecord) -> MoveRecord:
+        """The same with its step, durable beside the files on return."""
+        record = self._count(record)
+        data = encode(record)
+        await self._file.write(data, 0)
+        await self._file.set_size(len(data))
+        await self._file.flush()
         return record

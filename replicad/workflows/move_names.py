@@ -31,7 +31,7 @@ async def found(share: Share, path: str) -> Stat | None:
 
 
 async def give_names(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> None:
-    """Rename what has come to the names that it is to have there; durable on return.
+    """Rename what has come to the names that it is to have there; durable after `flush_names`.
 
     ConflictError if somebody has made a file of such a name meanwhile; IntegrityError if one of ours is gone.
     """
@@ -51,11 +51,10 @@ async def give_names(record: MoveRecord, files: Sequence[MovedFile], parts: Move
             ) from error  # fmt: skip
 
     await together(give, files, _AT_ONCE)
-    await _flush(record, files, parts)
 
 
 async def take_names_back(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> None:
-    """The opposite of `give_names`; fine where none was given."""
+    """The opposite of `give_names`, durable on return; fine where none was given."""
 
     async def take(file: MovedFile) -> None:
         place, lies_at = parts.place_of(file), incoming(record, file.number)
@@ -63,7 +62,7 @@ async def take_names_back(record: MoveRecord, files: Sequence[MovedFile], parts:
             await place.rename(file.target, lies_at)
 
     await together(take, files, _AT_ONCE)
-    await _flush(record, files, parts)
+    await flush_names(record, files, parts)
 
 
 async def missing_directories(record: MoveRecord, parts: MoveParts) -> tuple[tuple[int, str], ...]:
@@ -102,7 +101,8 @@ async def remove_made(record: MoveRecord, parts: MoveParts) -> None:
             continue
 
 
-async def _flush(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> None:
+async def flush_names(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> None:
+    """The names that these files have at the destination are durable on return."""
     directories = {
         (file.place, directory) for file in files for directory in (parent(file.target), directory_of(record.id))
     }

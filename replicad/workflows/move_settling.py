@@ -13,7 +13,7 @@ from .context import Context
 from .move_copying import seed_of
 from .move_cutover import confirm_switch, replaced
 from .move_journal import incoming
-from .move_names import found, give_names, take_names_back
+from .move_names import flush_names, found, give_names, take_names_back
 from .move_parts import MoveParts, relocations
 from .move_transfer import FileTransfer
 
@@ -30,6 +30,7 @@ async def settle_switch(record: MoveRecord, parts: MoveParts, ctx: Context) -> M
     files = [file for file in record.files if not file.is_switched]
     sides = await parts.user.sides(relocations(record, files))
     if all(side is Side.DESTINATION for side in sides.values()):
+        await flush_names(record, files, parts)
         return await confirm_switch(record, files, parts)
     # What the machine does not use is read while it runs: it may be much.
     looked = {f.path: await _look(record, f, sides[f.path], parts, ctx) for f in files if sides[f.path] is not NOBODY}
@@ -45,6 +46,7 @@ async def settle_switch(record: MoveRecord, parts: MoveParts, ctx: Context) -> M
         forward = [file for file in files if courses[file.path] is Course.FORWARD]
         await take_names_back(record, back, parts)
         await give_names(record, forward, parts)
+        await flush_names(record, forward, parts)
         to_switch = [file for file in forward if sides[file.path] is not Side.DESTINATION]
         if to_switch:
             await still.switch(relocations(record, to_switch))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from replicad.model.chunks import chunk_count
 from replicad.model.errors import BusyError
-from replicad.model.extents import Extent, split, widen
+from replicad.model.extents import Extent, split, total_bytes, widen
 from replicad.model.manifest import HASH_BYTES
 from replicad.replica.hashing import hash_chunks
 from replicad.storage.buffers import Borrowed, Buffers
@@ -19,6 +19,8 @@ _BLOCK_BYTES = 8 * 1024 * 1024
 """What is read, hashed and, where most of it changed, written at once. Each of these takes a hop to a thread and back,
 which for 1 MiB costs more than the hashing."""
 _BLOCKS_AT_ONCE = 3
+_FEW_BYTES = 16 * 1024 * 1024
+_PIECES_AT_ONCE = 8
 _BUFFERS = 9
 """Blocks in memory: those being read, and those whose bytes the taker keeps."""
 
@@ -89,8 +91,7 @@ async def scan(
     Up to 9 blocks of 8 MiB are in memory; if `take` keeps more than 6 of them before it returns, it waits for ever.
     BusyError if the file ends early.
     """
-    block_bytes = max(_BLOCK_BYTES, hashing.chunk_bytes)
-    buffers = Buffers(_BUFFERS, min(block_bytes, max(1, size_bytes)), kept=_BLOCKS_AT_ONCE)
+    blocks_at_once, buffers = _room_for(extents, size_bytes, hashing.chunk_bytes)
 
     async def read(piece: Extent | Gap) -> Block | Gap:
         if isinstance(piece, Gap):
@@ -107,4 +108,19 @@ async def scan(
         if isinstance(piece, Block):
             piece.lent.give_back()
 
-    await in_order(read, pieces(extents, size_bytes, hashing.chunk_bytes), hand_on, _BLOCKS_AT_ONCE)
+    await in_order(read, pieces(extents, size_bytes, hashing.chunk_bytes), hand_on, blocks_at_once)
+
+
+def _room_for(extents: Sequence[Extent], size_bytes: int, chunk_bytes: int) -> tuple[int, Buffers]:
+    """How many blocks to read at a time, and what they are read into."""
+    block_bytes = min(max(_BLOCK_BYTES, chunk_bytes), max(1, size_bytes))
+    if total_bytes(extents) <= _FEW_BYTES:
+        wanted = widen(extents, chunk_bytes, size_bytes)
+        if sum(extent.length_bytes for extent in wanted) <= _FEW_BYTES:
+            # Small pieces wait for the share, and not for us. Twice their size, as nobody keeps what is filled by less
+            # than half: the few bytes are copied out.
+            largest_bytes = max((extent.length_bytes for extent in wanted), default=1)
+            return _PIECES_AT_ONCE, Buffers(
+                3 * _PIECES_AT_ONCE, 2 * min(largest_bytes, block_bytes) + 2, kept=_PIECES_AT_ONCE
+            )
+    return _BLOCKS_AT_ONCE, Buffers(_BUFFERS, block_bytes, kept=_BLOCKS_AT_ONCE)

@@ -48,6 +48,9 @@ class Wanted(Protocol):
     @property
     def remembered(self) -> Sequence[Facts]: ...
 
+    @property
+    def is_last(self) -> bool: ...
+
 
 class Named(Protocol):
     """A file, by its path below the source."""
@@ -89,6 +92,7 @@ class BitmapTracker:
         self._marked: set[str] = set()
         self._why: dict[str, str] = {}
         self._passed = False
+        self._is_last = False
 
     @property
     def provenance(self) -> Provenance:
@@ -96,6 +100,10 @@ class BitmapTracker:
 
     async def begin(self, request: Wanted, files: Sequence[Named]) -> None:
         self._prefix = prefix_of(request.name)
+        if request.is_last:
+            # The machine stands still, and all that it wrote is noted: there is no moment to come.
+            self._is_last = self._passed = True
+            return
         paths = [file.path for file in files]
         try:
             async with self._monitor.session() as qmp:
@@ -149,8 +157,7 @@ class BitmapTracker:
             self._why |= dict.fromkeys(self._begun, _clause(error))
 
     async def changes(self, file: Shown, since: Facts) -> ChangeSet | Untold:
-        begun = self._begun.get(file.path)
-        if begun is None or not self._passed:
+        if (self._begun.get(file.path) is None and not self._is_last) or not self._passed:
             return Untold(self._why.get(file.path, "QEMU's bitmaps were not asked for it"))
         try:
             async with self._monitor.session() as qmp:
