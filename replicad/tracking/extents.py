@@ -45,6 +45,8 @@ class ExtentTracker:
     observe: Observer
     _directory: str | None = field(default=None, init=False)
     """None: nothing is to be kept."""
+    _told: set[str] = field(default_factory=set, init=False)
+    """Files whose places are known to tell."""
 
     @property
     def provenance(self) -> Provenance:
@@ -86,6 +88,7 @@ class ExtentTracker:
             return Untold(f"where its bytes lie can't be told: {error.answer}")
         except ReplicadError as error:
             return Untold(f"its clone can't be compared: {error.answer}")
+        self._told.add(file.path)
         if found is None:
             return Untold("the file system moved its bytes around while they were compared")
         return ChangeSet(tuple(found), Outside.UNCHANGED, Provenance.EXTENTS)
@@ -114,6 +117,9 @@ class ExtentTracker:
             if await is_short_of_room(self.share, self.keep_free):  # it was used up while the clones were read
                 self._warn_that_nothing_is_kept()
                 return None
+            if file.path not in self._told:  # a clone whose places tell nothing would take room for nothing
+                await _map(share, file.file)
+                await share.fingerprint(file.file)
             await share.make_dir(self._directory)
             path = join(self._directory, f"{self.new_id()}.clone")
             await share.give_name(file.file, path)

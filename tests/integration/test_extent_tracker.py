@@ -27,7 +27,7 @@ from replicad.tracking.marks import MarkStore
 from replicad.tracking.port import Facts, Untold
 from replicad.workflows.dry_run import dry_run
 from tests.support.cloned import NAME, ClonedDisk, CloningWorld, request
-from tests.support.filesystems import mounted
+from tests.support.filesystems import mounted, overlaid
 from tests.support.rewriting import Rewriter
 from tests.support.world import CHUNK, VM
 
@@ -286,6 +286,24 @@ async def test_no_clone_is_kept_where_the_room_was_used_up_while_it_was_read(
             disk.keep_free_bytes = 0
             assert await tracker.mark(file) is not None
         await disk.share.close()
+
+
+async def test_where_places_tell_nothing_no_clone_takes_room_for_nothing(tmp_path: Path) -> None:
+    """Overlays can clone what lies on an XFS below, but don't say where it lies."""
+    with mounted("xfs") as below, overlaid(below, tmp_path), ThreadPoolExecutor(1) as hashing:
+        share = LocalShare(str(tmp_path))
+        world = CloningWorld(
+            share, MemoryShare("replica"), hashing, marks=MarkStore(MemoryShare("state")), patterns=("*.vhd",)
+        )
+        await world.put("디스크.vhd", Random(1).randbytes(4 * CHUNK))
+        await world.sync()
+        assert await world.kept() == []
+        assert any(isinstance(e, Warned) and "extents" in e.text for e in world.events), "it is told why"
+        await world.put("디스크.vhd", Random(2).randbytes(4 * CHUNK))
+        assert (await world.sync()).provenance == "full-scan"
+        assert [path.name for path in tmp_path.iterdir()] == ["디스크.vhd"]
+        await world.check_all_points()
+        await share.close()
 
 
 async def test_what_clones_pin_is_what_their_removal_gives_back() -> None:

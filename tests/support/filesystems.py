@@ -113,6 +113,19 @@ def bound(there: Path, here: Path) -> Iterator[None]:
         _run("umount", "-l", str(here))
 
 
+@contextmanager
+def overlaid(there: Path, here: Path) -> Iterator[None]:
+    """An empty overlay file system at `here`, which keeps its files below `there`."""
+    for name in ("lower", "upper", "work"):
+        (there / name).mkdir()
+    options = f"lowerdir={there}/lower,upperdir={there}/upper,workdir={there}/work"
+    _run("mount", "-t", "overlay", "overlay", "-o", options, str(here))
+    try:
+        yield
+    finally:
+        _run("umount", "-l", str(here))
+
+
 def resize(where: Path, size_bytes: int) -> None:
     """Make a mounted tmpfs larger or smaller."""
     _run("mount", "-o", f"remount,size={size_bytes}", str(where))
