@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from hashlib import blake2b
+from typing import NoReturn
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -43,6 +44,7 @@ _SUFFIX = ".json"
 _MAX_BYTES = 1024 * 1024
 _FORMAT = 1
 _UNDONE_AT_ONCE = 16
+_LOOK_AGAIN_S, _LOOK_AGAIN_MOST_S = 20.0, 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ class OpenPage:
                 await self._registered(entry)(self._page.vm, entry.how)
         except Exception as error:
             # Here, because whoever is cancelled never sees what is raised.
-            self._observe(Alarmed(f"{error} (it is tried again at the next cycle, and at the next start)"))
+            self._observe(Alarmed(f"{error} (it is tried again: by a daemon soon, else at the next cycle)"))
             raise
         await self.thawed(entry.key)
 
@@ -278,6 +280,21 @@ class FreezeJournal:
             await together(self._undo_or_warn, await self.left(), _UNDONE_AT_ONCE)
         except ReplicadError as error:
             self._observe(Alarmed(f"machines may still be frozen: {error}"))
+
+    async def keep_undoing(self) -> NoReturn:
+        """Undo, until cancelled, what is left of any machine: its next cycle may be far away, and its users are not.
+        More and more rarely where it does not help."""
+        pause_s = _LOOK_AGAIN_S
+        while True:
+            await self._clock.sleep(pause_s)
+            await self.undo_all_left()
+            pause_s = min(2 * pause_s, _LOOK_AGAIN_MOST_S) if await self._any_left() else _LOOK_AGAIN_S
+
+    async def _any_left(self) -> bool:
+        try:
+            return bool(await self.left())
+        except ReplicadError:  # which undoing has warned of
+            return True
 
     async def _undo_or_warn(self, vm: str) -> None:
         try:

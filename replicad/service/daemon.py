@@ -12,6 +12,7 @@ from pathlib import Path
 import structlog
 
 from replicad.catalog import Catalog, open_catalog
+from replicad.hypervisor.thawing import FreezeJournal
 from replicad.model.errors import ReplicadError
 from replicad.model.progress import ProgressEvent, Said, Warned
 from replicad.settings import LogSettings, Settings
@@ -104,6 +105,7 @@ class _Parts:
     watches: Watches
     clone_room: CloneRoom
     kept_clones: KeptClones
+    journal: FreezeJournal
     lookout: Lookout
     figures: Figures
 
@@ -140,7 +142,7 @@ async def _parts(
         configuration, catalog, cycles, supervisor, verifier, control, hooks,
         TriggerDirectory(settings.state_dir, lambda vm: vm in configuration.settings.virtual_machines, give),
         Watches(settings, control.request_for_change, control.latest_of, system_clock()),
-        CloneRoom(settings, system_clock(), hub.tell), kept_clones,
+        CloneRoom(settings, system_clock(), hub.tell), kept_clones, freeze_journal(ctx),
         Lookout(control, configuration.notifier, announcer, ctx.clock), figures,
     )  # fmt: skip
 
@@ -177,6 +179,7 @@ async def _live(parts: _Parts, doors: Sequence[Door]) -> None:
             group.create_task(parts.watches.run(), name="watches")
             group.create_task(parts.clone_room.run(), name="clone room")
             group.create_task(parts.kept_clones.run(), name="kept clones")
+            group.create_task(parts.journal.keep_undoing(), name="thawing")
             group.create_task(_reload_at(hang_up, parts.control), name="reload")
             group.create_task(parts.hooks.run(), name="hooks")
             group.create_task(parts.lookout.run(), name="lookout")

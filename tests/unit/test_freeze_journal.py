@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
 from replicad.hypervisor.thawing import KIND, FreezeJournal
+from replicad.model.clock import Clock
 from replicad.model.errors import (
     AccessDeniedError,
     BusyError,
@@ -39,7 +41,9 @@ class Guest:
         self.events: list[ProgressEvent] = []
         self.failure: ReplicadError | None = None
 
-    def journal(self, share: Share | None, kinds: tuple[str, ...] = ("test",)) -> FreezeJournal:
+    def journal(
+        self, share: Share | None, kinds: tuple[str, ...] = ("test",), clock: Clock | None = None
+    ) -> FreezeJournal:
         """The journal of one process's life."""
 
         async def undo(vm: str, how: Mapping[str, str]) -> None:
@@ -50,7 +54,7 @@ class Guest:
 
         holder = LockHolder("host", "machine", "boot", 1, "1", "2026-01-01T00:00:00Z")
         return FreezeJournal(
-            share, lambda: holder, SteadyClock().clock(), dict.fromkeys(kinds, undo), self.events.append
+            share, lambda: holder, clock or SteadyClock().clock(), dict.fromkeys(kinds, undo), self.events.append
         )
 
     async def thaw(self) -> None:
@@ -177,6 +181,32 @@ async def test_without_a_state_directory_nothing_can_be_frozen() -> None:
     assert await journal.left() == ()
     await journal.undo_left(VM)
     await journal.undo_all_left()
+
+
+async def test_what_could_not_be_thawed_is_tried_again_without_a_cycle_more_and_more_rarely() -> None:
+    guest, share, slept = Guest(), MemoryShare(), list[float]()
+    guest.failure = BusyError("thaw", VM, "it does not answer")
+    with pytest.raises(BusyError):
+        await guest.cycle(share)
+    thawed = asyncio.Event()
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        await asyncio.sleep(0)
+        if len(slept) == 7:
+            guest.failure = None
+        if len(slept) == 9:
+            thawed.set()
+            await asyncio.Event().wait()
+
+    journal = guest.journal(share, clock=replace(SteadyClock().clock(), sleep=sleep))
+    keeping = asyncio.ensure_future(journal.keep_undoing())
+    await thawed.wait()
+    keeping.cancel()
+    await asyncio.wait([keeping])
+    assert (guest.frozen, guest.thaws) == (False, 1)
+    assert slept == [20, 40, 80, 160, 300, 300, 300, 20, 20]
+    assert await journal.left() == ()
 
 
 async def test_a_thaw_that_fails_is_loud_and_is_tried_again() -> None:
