@@ -13,8 +13,9 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
@@ -106,19 +107,43 @@ async def _deltas(where: Path, sample: str) -> None:
     )
     for machine in (small, large):
         await machine.sync()
-        await machine.delta_s()  # once, so that no cache is cold
-    rounds = [[await machine.delta_s() for machine in (small, large)] for _ in range(7)]
-    whole: list[float] = []
+        await machine.delta()  # once, so that no cache is cold
+    rounds = [[await machine.delta() for machine in (small, large)] for _ in range(7)]
+    whole: list[_Took] = []
     for _ in range(2):
         share = LocalShare(str(large.source))
         await drop_clones(share)
         await share.close()
-        whole.append(await large.delta_s())
+        whole.append(await large.delta())
     for machine, times in zip((small, large), zip(*rounds, strict=True), strict=True):
-        middle = statistics.median(times)
-        print(f"64 MiB changed in {machine.about}: {middle:.2f} s ({min(times):.2f} to {max(times):.2f})")
-    ratio = min(whole) / statistics.median([times[1] for times in rounds])
-    print(f"the same with all of {large.about} read: {min(whole):.2f} s, {ratio:.1f} times as long")
+        seconds = [took.seconds for took in times]
+        print(f"64 MiB changed in {machine.about}: {_middle(times)} ({min(seconds):.2f} to {max(seconds):.2f} s)")
+    print(f"the same with all of {large.about} read: {min(whole, key=lambda took: took.seconds)}")
+    ratios = [took[1].seconds / took[0].seconds for took in rounds]
+    shorter = [min(took.seconds for took in whole) / took[1].seconds for took in rounds]
+    print(
+        f"the large one took {statistics.median(ratios):.2f} times as long as the small one, and reading all of it "
+        f"{statistics.median(shorter):.0f} times as long as that"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Took:
+    """What a cycle took: time, processor time of all of this process, and what it read of the disk."""
+
+    seconds: float
+    processor_s: float
+    read_bytes: int
+
+    def __str__(self) -> str:
+        return f"{self.seconds:.2f} s, {self.processor_s:.2f} s of processor time, {self.read_bytes // _MIB} MiB read"
+
+
+def _middle(all_of: Sequence[_Took]) -> _Took:
+    return _Took(
+        statistics.median(took.seconds for took in all_of), statistics.median(took.processor_s for took in all_of),
+        round(statistics.median(took.read_bytes for took in all_of)),
+    )  # fmt: skip
 
 
 class _Machine:
@@ -153,19 +178,20 @@ class _Machine:
                 os.pwrite(file.fileno(), self._random.randbytes(_MIB), at)
             os.fsync(file.fileno())
 
-    async def sync(self) -> float:
-        """A cycle as the daemon does it, in this process: how long it took."""
+    async def sync(self) -> _Took:
+        """A cycle as the daemon does it, in this process."""
         os.sync()  # what others have to bring to the disk is not a part of it
         settings = load(self._config, {})
         async with surroundings(settings.state_dir, nobody) as ctx:
-            began_s = time.perf_counter()
+            began_s, used_s = time.perf_counter(), time.process_time()
             async with Shares(settings) as shares:
                 machine = await open_machine(settings.machine(self._name), shares, ctx)
-                await replicate_with_retries(machine.job, machine.source, machine.replica, ctx)
-            return time.perf_counter() - began_s
+                report = await replicate_with_retries(machine.job, machine.source, machine.replica, ctx)
+            read_bytes = report.statistics.scanned_bytes
+            return _Took(time.perf_counter() - began_s, time.process_time() - used_s, read_bytes)
 
-    async def delta_s(self) -> float:
-        """How long a cycle takes after a change."""
+    async def delta(self) -> _Took:
+        """What a cycle takes after a change."""
         self.change()
         return await self.sync()
 

@@ -101,6 +101,7 @@ async def _cycles(machine: RunningMachine, case: _Case, kind: str, disks: Sequen
             await asyncio.sleep(took_s[-1])
             beside.add(guest, began_s, began_s + took_s[-1])
     extents = [_extents(disk) for disk in disks]
+    print(f"{time.strftime('%Y-%m-%d %H:%M')}, load {os.getloadavg()[1]:.1f}")
     labels = {str(cycle.report.point.consistency) for cycle in machine.cycles.values()}
     print(f"{case.name} on {kind}: {len(disks)} disks of 8 GiB with {extents} extents, {cycles} cycles ({labels})")
     print(f"  a cycle took                         {_spread(took_s)}")
