@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--directory", type=Path, default=Path(tempfile.gettempdir()), help="35 GiB are needed there")
     parser.add_argument("--rounds", type=int, default=100, metavar="N", help="clones of two disks")
     parser.add_argument("--only", choices=["stall", "delta"])
+    parser.add_argument("--data-gib", type=int, default=12, metavar="N", help="how full the large disk is")
     parser.add_argument("--sample", default="0.1%", help="as in the configuration; 0%% for none")
     asked = parser.parse_args()
     for kind in _MAKE:
@@ -47,7 +48,7 @@ def main() -> int:
                 asyncio.run(_stall(kind, where, asked.rounds))
     if asked.only != "stall":
         with _mounted("xfs", asked.directory) as where:
-            asyncio.run(_deltas(where, asked.sample))
+            asyncio.run(_deltas(where, asked.sample, asked.data_gib * _GIB))
     return 0
 
 
@@ -100,10 +101,10 @@ async def _stall(kind: str, where: Path, rounds: int) -> None:
     )
 
 
-async def _deltas(where: Path, sample: str) -> None:
+async def _deltas(where: Path, sample: str, data_bytes: int) -> None:
     small, large = (
         _Machine(where, "small", 8 * _GIB, _GIB, sample),
-        _Machine(where, "large", 64 * _GIB, 12 * _GIB, sample),
+        _Machine(where, "large", 64 * _GIB, data_bytes, sample),
     )
     for machine in (small, large):
         await machine.sync()
