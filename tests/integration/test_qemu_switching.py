@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ import pytest
 
 from replicad.hypervisor.port import Usage
 from replicad.hypervisor.qemu.qmp import Qmp
-from replicad.model.errors import BusyError, ConflictError, PermanentError, UnsupportedError
+from replicad.model.errors import BusyError, ConflictError, PermanentError, TransientError, UnsupportedError
 from replicad.model.moves import Side
 from tests.support.moving_guest import Move
+from tests.support.processes import other_process
 from tests.support.qemu import Qemu, make_vhdx, running_qemu
 
 NAMES = ("웹 디스크 🖥.vhdx", "둘째, 📦.vhdx")
@@ -302,3 +305,179 @@ def _failing(which: Callable[[str, int], bool]) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Qmp, "execute", failing)
         yield
+
+
+async def test_files_that_qemu_does_not_use_are_held_and_moved_by_who_stands_in(tmp_path: Path) -> None:
+    async with stage(tmp_path) as it:
+        (it.move.source / "기계.xml").write_text("<x/>")
+        it.move.names = (*NAMES, "기계.xml", "gone.vhdx")
+        others = ("gone.vhdx", "기계.xml")
+        user = it.move.user()
+        assert await user.usage(it.move.files) is Usage.RUNNING
+        it.move.destination.mkdir()
+        for name in NAMES:
+            (it.move.destination / name).write_bytes((it.move.source / name).read_bytes())
+        async with user.still(it.move.files) as still:
+            await still.check()
+            await still.switch(it.move.files)
+        asked = it.move.unused.asked
+        assert [what for what, _ in asked] == ["usage", "still", "check", "switch", "end"]
+        assert [set(paths) for _, paths in asked if paths] == [set(others)] * 4
+        sides = await it.move.user().sides(it.move.files)
+        assert sides == dict.fromkeys(NAMES, Side.DESTINATION) | dict.fromkeys(others, Side.NOBODY)
+        # It uses none of those at the source by now, so nothing of it has to stand still.
+        async with it.move.user().still(it.move.files):
+            assert await it.qemu.own.status() == "running"
+            assert it.move.unused.asked[-1] == ("still", it.move.names)
+        with pytest.raises(BusyError, match="uses none of its disks there"):
+            await it.move.user().usage(it.move.files)
+
+
+async def test_while_it_is_off_another_stands_in_for_all(tmp_path: Path) -> None:
+    async with stage(tmp_path) as it:
+        await it.qemu.kill()
+        user = it.move.user()
+        assert await user.usage(it.move.files) is Usage.IDLE
+        async with user.still(it.move.files) as still:
+            await still.check()
+            await still.switch(it.move.files)
+        assert set((await user.sides(it.move.files)).values()) == {Side.NOBODY}
+        assert [what for what, _ in it.move.unused.asked] == ["usage", "still", "check", "switch", "end", "sides"]
+        assert await it.move.journal().left() == ()
+
+
+@pytest.mark.parametrize("how", ["went on", "was restarted"])
+async def test_a_machine_that_did_not_stand_still_is_noticed_and_not_switched(tmp_path: Path, how: str) -> None:
+    async with stage(tmp_path) as it:
+        it.move.copy()
+        async with it.move.user().still(it.move.files) as still:
+            if how == "was restarted":
+                await it.qemu.kill()
+            else:
+                await it.qemu.own.execute("cont")
+            with pytest.raises(TransientError):
+                await still.check()
+            with pytest.raises(TransientError):
+                await still.switch(it.move.files)
+        if how != "was restarted":
+            assert await it.qemu.own.status() == "running"
+            await _check_all_at(it, Side.SOURCE)
+
+
+async def test_after_its_longest_time_it_goes_on_whatever_is_going_on(tmp_path: Path) -> None:
+    async with stage(tmp_path) as it:
+        it.move.copy()
+        async with it.move.user(longest_s=0.2).still(it.move.files) as still:
+            async with asyncio.timeout(10):
+                while await it.qemu.own.status() != "running":
+                    pass
+            with pytest.raises(BusyError, match="as long as it may"):
+                await still.check()
+            with pytest.raises(BusyError, match="as long as it may"):
+                await still.switch(it.move.files)
+        await _check_all_at(it, Side.SOURCE)
+        async with it.move.user(longest_s=0.2).still(it.move.files) as still:
+            await still.switch(it.move.files)
+            async with asyncio.timeout(10):
+                while await it.qemu.own.status() != "running":
+                    pass
+        await _check_all_at(it, Side.DESTINATION)
+
+
+async def test_a_second_switch_is_a_mistake_and_not_passed_on_to_qemu(tmp_path: Path) -> None:
+    async with stage(tmp_path) as it:
+        it.move.copy()
+        async with it.move.user().still(it.move.files) as still:
+            await still.switch(it.move.files)
+            with pytest.raises(ValueError, match="already"):
+                await still.switch(it.move.files)
+        await _check_all_at(it, Side.DESTINATION)
+
+
+async def test_what_is_in_the_way_is_named(tmp_path: Path) -> None:
+    async with stage(tmp_path, names=NAMES[:1]) as it:
+        own, user = it.qemu.own, it.move.user()
+
+        async def refused(why: str) -> None:
+            with pytest.raises(BusyError, match=why) as raised:
+                await user.usage(it.move.files)
+            assert NAMES[0] in str(raised.value)
+            with pytest.raises(BusyError, match=why):
+                async with user.still(it.move.files):
+                    pass
+            assert await own.status() == "running"
+
+        script = "import sys; f = open(sys.argv[1], 'r+b'); print(1); input()"
+        with other_process(script, str(it.move.source / NAMES[0])) as other:
+            assert other.line() == "1"
+            await refused(rf"python.*\(process {other.pid}\) has it open for writing")
+        await own.execute("blockdev-add", driver="null-co", node_name="null", size=64 * 2**20, read_zeroes=True)
+        job = {"job_id": "j", "device": "disk0", "target": "null", "sync": "full", "speed": 1}
+        for command in ("blockdev-mirror", "blockdev-backup"):
+            await own.execute(command, **job)
+            await refused("block job|backup")
+            await own.execute("block-job-cancel", device="j", force=True)
+            async with asyncio.timeout(10):
+                while await own.execute("query-jobs"):
+                    pass
+        await own.execute("nbd-server-start", addr={"type": "unix", "data": {"path": str(it.qemu.directory / "nbd")}})
+        await own.execute("block-export-add", type="nbd", id="e", node_name="disk0")
+        await refused("export")
+        await own.execute("block-export-del", id="e")
+        async with asyncio.timeout(10):
+            while await own.execute("query-block-exports"):
+                pass
+        assert await user.usage(it.move.files) is Usage.RUNNING
+        again = {"filename": str(it.move.source / NAMES[0]), "read_only": True, "locking": "off"}
+        await own.execute("blockdev-add", driver="file", node_name="again", **again)
+        await refused("more than once.*again")
+        await own.execute("blockdev-del", node_name="again")
+        (it.move.source / NAMES[0]).rename(tmp_path / "away")
+        make_vhdx(it.move.source / NAMES[0])
+        with pytest.raises(BusyError, match="replaced by another"):
+            await user.usage(it.move.files)
+
+
+_OTHERWISE = {
+    "is based on": (
+        [
+            '{"driver": "qcow2", "node-name": "q", "file": {"driver": "file", "filename": "OVER"}, '
+            '"backing": {"driver": "vhdx", "file": {"driver": "file", "filename": "DISK"}}}'
+        ],
+        "q",
+    ),
+    "read-only": (
+        ['{"driver": "vhdx", "node-name": "d", "read-only": true, "file": {"driver": "file", "filename": "DISK"}}'],
+        "d",
+    ),
+    "without a format": (['{"driver": "file", "node-name": "d", "filename": "DISK"}'], "d"),
+    "no device": (['{"driver": "vhdx", "node-name": "d", "file": {"driver": "file", "filename": "DISK"}}'], ""),
+    "preallocate": (
+        [
+            '{"driver": "vhdx", "node-name": "d", "file": '
+            '{"driver": "preallocate", "file": {"driver": "file", "filename": "DISK"}}}'
+        ],
+        "d",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", _OTHERWISE)
+async def test_disks_that_are_used_in_another_way_are_left_alone(tmp_path: Path, why: str) -> None:
+    source = tmp_path / "원본"
+    source.mkdir()
+    disk, over = make_vhdx(source / NAMES[0]), tmp_path / "over"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(over), "64M"], check=True)
+    blockdevs, drive = _OTHERWISE[why]
+    more = []
+    for text in blockdevs:
+        more += ["-blockdev", text.replace("DISK", str(disk)).replace("OVER", str(over))]
+    more += ["-device", f"scsi-hd,drive={drive}"] if drive else []
+    async with running_qemu([], machine="q35", more=["-device", "virtio-scsi-pci", *more]) as qemu:
+        move = Move(qemu.monitor, source, tmp_path / "대상", (NAMES[0],))
+        with pytest.raises(BusyError, match=why):
+            await move.user().usage(move.files)
+        with pytest.raises(BusyError, match=why):
+            async with move.user().still(move.files):
+                pass
+        assert await qemu.own.status() == "running"

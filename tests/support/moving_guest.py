@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from replicad.hypervisor.port import Relocation, Still, Usage
+from replicad.hypervisor.qemu.freezer import UNDO_KIND, undo_freeze
 from replicad.hypervisor.qemu.monitor import Monitor
 from replicad.hypervisor.qemu.switching import QemuUser
 from replicad.hypervisor.thawing import FreezeJournal
@@ -17,7 +18,7 @@ from replicad.model.moves import Side
 from replicad.model.progress import ProgressEvent
 from replicad.storage.memory import MemoryShare
 from replicad.storage.port import Share
-from tests.support.qemu import journal_in
+from tests.support.files import HOLDER
 from tests.support.world import SteadyClock
 
 VM = "웹 🖥"
@@ -81,7 +82,7 @@ class Move:
         return Move(self.monitor, self.destination, self.source, self.names, self.state, self.events, self.unused)
 
     def journal(self) -> FreezeJournal:
-        return journal_in(self.state, SteadyClock().clock(), self.events.append)
+        return FreezeJournal(self.state, lambda: HOLDER, SteadyClock().clock(), {UNDO_KIND: _undo}, self.events.append)
 
     def user(self, longest_s: float | None = None) -> QemuUser:
         return QemuUser(
@@ -97,6 +98,10 @@ class Move:
     async def sides(self) -> set[Side]:
         """Where the machine uses its disks, as a process says that has just begun."""
         return set((await self.user().sides(self.files)).values())
+
+
+async def _undo(vm: str, how: Mapping[str, str]) -> None:
+    await undo_freeze(how, 20)
 
 
 def seen_at(address: Address) -> str | None:

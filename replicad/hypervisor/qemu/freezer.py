@@ -210,9 +210,10 @@ async def _resume_if_stopped(monitor: Monitor, process: str, orders: Orders) -> 
     try:
         async with monitor.session() as qmp:
             status = await qmp.execute("query-status")
-            if str(await identified(monitor, qmp) or "") == process and not status.get("running"):
+            if str(await identified(monitor, qmp) or "") == process:
                 resume = orders.resume and status.get("status") == "paused"
-                await carry_out(qmp, replace(orders, resume=resume))
+                before = () if status.get("running") else orders.before
+                await carry_out(qmp, replace(orders, before=before, resume=resume))
     except MachineIsOffError:
         return
 

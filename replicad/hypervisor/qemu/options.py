@@ -15,6 +15,8 @@ from typing import Any
 
 from .process import Inode
 
+OURS = "replicad-m"
+"""How the names of all nodes begin that replicad makes of moved disks."""
 _AIO = {"t": "threads", "n": "native", "u": "io_uring"}
 _LOCKING = {"a": "auto", "o": "on", "f": "off"}
 _DISCARD = {"i": "ignore", "u": "unmap"}

@@ -26,14 +26,13 @@ from .guarding import Watchdog
 from .leftovers import remove_node
 from .monitor import Monitor
 from .nodes import file_name, inode_of, query_nodes
-from .options import our_names
+from .options import OURS, our_names
 from .orders import Command, Orders, run_all
 from .process import Inode, inode_as_seen_by
 from .qmp import Qmp
 from .sockets import MachineIsOffError
 from .uses import Use, Uses
 
-_OURS = "replicad-m"
 _LOOK_UP_TIMEOUT_S = 10.0
 _STANDING = ("paused", "prelaunch", "io-error", "internal-error", "guest-panicked", "shutdown", "watchdog")
 """The states of a machine that writes nothing, nor begins to by itself."""
@@ -75,7 +74,7 @@ class QemuStill:
         self.lock = asyncio.Lock()
         self.is_over = False
         """It goes on, or was told to."""
-        beginning = f"{_OURS}{secrets.token_hex(4)}-"
+        beginning = f"{OURS}{secrets.token_hex(4)}-"
         self._switches = {
             path: _Switch(use, *our_names(beginning, number, use.options))
             for number, (path, use) in enumerate(sorted(uses.used.items()))
@@ -89,7 +88,9 @@ class QemuStill:
         self._is_switched = False
 
     async def begin(self, qmp: Qmp) -> None:
-        """Have it stand still."""
+        """Have it stand still. BusyError if it was started anew."""
+        if await identified(self._monitor, qmp) != self.uses.process:
+            raise BusyError("stop", self._vm, "it was started anew", "Try again.")
         for one in self._switches.values():
             # What was given by -drive goes away with its last user, and could not be given back then.
             options = {"driver": "raw", "node-name": one.keeper, "file": one.use.format_node, "read-only": True}
@@ -206,17 +207,18 @@ class QemuStill:
         left: list[str] = []
 
         async def once() -> None:
-            async with self._monitor.session() as qmp:
-                if await identified(self._monitor, qmp) != self.uses.process:
-                    return
-                await run_all(qmp, commands)
-                graph = await query_graph(qmp)
-                left[:] = [one.use.path for one in switches if graph.is_used(one.format_node)]
+            try:
+                async with self._monitor.session() as qmp:
+                    if await identified(self._monitor, qmp) != self.uses.process:
+                        return
+                    await run_all(qmp, commands)
+                    graph = await query_graph(qmp)
+            except MachineIsOffError:
+                return
+            left[:] = [one.use.path for one in switches if graph.is_used(one.format_node)]
 
         try:
             await persistently(once)
-        except MachineIsOffError:
-            return
         except ReplicadError as error:
             hint = "It is tried once more before the machine goes on."
             raise ConflictError("switch back", self._vm, f"{why}; then {error}", hint) from error
@@ -250,7 +252,7 @@ async def remove_left_nodes(qmp: Qmp) -> None:
         graph = await query_graph(qmp)
         left = False
         for name in graph.names:
-            if name.startswith(_OURS) and not graph.is_used(name):
+            if name.startswith(OURS) and not graph.is_used(name):
                 await remove_node(qmp, name)
                 left = True
 

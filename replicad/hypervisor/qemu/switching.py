@@ -23,7 +23,6 @@ from .freezer import ORDERS, UNDO_KIND, identified, persistently
 from .guarding import guarded
 from .monitor import Monitor
 from .orders import carry_out
-from .qmp import Qmp
 from .sockets import MachineIsOffError
 from .still import QemuStill, SeenAt, is_to_resume, remove_left_nodes
 from .uses import Uses, find_uses, sides_in
@@ -60,32 +59,32 @@ class QemuUser:
 
     async def usage(self, files: Sequence[Relocation]) -> Usage:
         """As the port says. BusyError also where the machine uses a disk in a way in which it can't be switched."""
-        try:
-            async with self._monitor.session() as qmp:
-                uses = await self._find(qmp, files)
-        except MachineIsOffError:
+        uses = await self._find(files)
+        if uses is None:
             return await self._when_off.usage(files)
+        if not uses.used:
+            answer = f"the machine at the monitor {self._monitor.path} runs, and uses none of its disks there"
+            raise BusyError("move", self._vm, answer, "Is 'monitor' that of this machine?")
         if unused := _those(files, uses.unused):
             await self._when_off.usage(unused)
         return Usage.RUNNING
 
     @asynccontextmanager
     async def still(self, files: Sequence[Relocation]) -> AsyncIterator[Still]:
-        """As the port says. A machine that its user has paused stays paused."""
+        """As the port says. A machine that its user has paused stays paused; one that uses none of them runs on."""
         async with AsyncExitStack() as stack:
             page = await stack.enter_async_context(self._journal.of(self._vm))
-            try:
-                qmp = await stack.enter_async_context(self._monitor.session())
-            except MachineIsOffError:
+            uses = await self._find(files)
+            if uses is None or not uses.used:
                 yield await stack.enter_async_context(self._when_off.still(files))
                 return
-            uses = await self._find(qmp, files)
-            await remove_left_nodes(qmp)
             self._tell_unknown(uses)
             held: Still | None = None
             if unused := _those(files, uses.unused):
                 held = await stack.enter_async_context(self._when_off.still(unused))
+            qmp = await stack.enter_async_context(self._monitor.session())
             dog = await stack.enter_async_context(guarded(self._monitor.executor, self._monitor.path, uses.process))
+            await remove_left_nodes(qmp)
             still = QemuStill(
                 self._monitor, self._vm, self._seen_at, uses, await is_to_resume(qmp, self._vm), held, dog
             )
@@ -114,20 +113,22 @@ class QemuUser:
             ) from error
         return {path: _SIDES[number] for path, number in found.items()}
 
-    async def _find(self, qmp: Qmp, files: Sequence[Relocation]) -> Uses:
-        names: dict[str, str] = {}
-        for file in files:
-            name = self._seen_at(file.source)
-            if name is None:
-                hint = "Say under 'mounts' where this host sees that share."
-                answer = f"QEMU runs here, and by which name it sees {file.source} is not known"
-                raise BusyError("move", f"{file.path} while its machine runs", answer, hint)
-            names[file.path] = name
-        uses = await find_uses(qmp, self._monitor.executor, names)
-        if not uses.used:
-            answer = f"the machine at {qmp.subject} runs, and uses none of its disks there"
-            raise BusyError("move", self._vm, answer, "Is 'monitor' that of this machine?")
-        return uses
+    async def _find(self, files: Sequence[Relocation]) -> Uses | None:
+        """How QEMU uses the files; None if it is not there."""
+        try:
+            async with self._monitor.session() as qmp:
+                names = {file.path: self._name_of(file) for file in files}
+                return await find_uses(qmp, self._monitor.executor, names)
+        except MachineIsOffError:
+            return None
+
+    def _name_of(self, file: Relocation) -> str:
+        name = self._seen_at(file.source)
+        if name is None:
+            answer = f"QEMU runs here, and by which name it sees {file.source} is not known"
+            hint = "Say under 'mounts' where this host sees that share."
+            raise BusyError("move", f"{file.path} while its machine runs", answer, hint)
+        return name
 
     def _tell_unknown(self, uses: Uses) -> None:
         if unknown := [path for path, use in sorted(uses.used.items()) if not use.options.known]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from replicad.model.errors import BusyError, IntegrityError, NotFoundError
+from replicad.model.errors import BusyError, IntegrityError
 from replicad.storage.blocking import run_blocking
 
 from .graph import Graph, query_graph
 from .nodes import file_name, inode_of, query_nodes
-from .options import Options, options_of
+from .options import OURS, Options, options_of
 from .process import Inode, Process, command_line, identify, inode_as_seen_by, open_files, writers_of
 from .qmp import Qmp
 
 FORMATS = ("vhdx", "vpc", "raw")
+_JOBS = ("mirror_top", "commit_top", "backup-top")
 _FILTERS = ("throttle", "copy-on-read")
 _LOOK_UP_TIMEOUT_S = 30.0
 _RIGHTS = "which files QEMU has open can't be seen (replicad has to run as root or as QEMU's user)"
@@ -63,17 +64,17 @@ class _Looked:
 async def find_uses(qmp: Qmp, executor: Executor, names: Mapping[str, str]) -> Uses:
     """How QEMU uses files, given by what they are called and the names that they have on this host.
 
-    BusyError, with what is in the way, if one is used in a way in which it can't be switched, or by another process;
-    NotFoundError if one is not there. Raises what `Qmp.execute` does besides.
+    One that is not there is not used. BusyError, with what is in the way, if one is used in a way in which it can't be
+    switched, or by another process. Raises what `Qmp.execute` does besides.
     """
-    nodes, graph = await query_nodes(qmp), await query_graph(qmp)
+    nodes, graph = _without_left(await query_nodes(qmp), await query_graph(qmp))
     devices = await _devices(qmp)
     looked = await run_blocking(
         executor, "look at", "the files that QEMU has open", lambda: _look(qmp, nodes, names), _LOOK_UP_TIMEOUT_S
     )
     by_name = {str(node["node-name"]): node for node in nodes}
     used: dict[str, Use] = {}
-    unused: list[str] = []
+    unused = [path for path in names if path not in looked.wanted]
     for path, inode in looked.wanted.items():
         file_nodes = [name for name, of in looked.of_nodes.items() if of == inode]
         if why := _in_the_way(looked, inode, file_nodes):
@@ -83,6 +84,13 @@ async def find_uses(qmp: Qmp, executor: Executor, names: Mapping[str, str]) -> U
         else:
             unused.append(path)
     return Uses(looked.process, used, tuple(unused))
+
+
+def _without_left(nodes: Sequence[Mapping[str, Any]], graph: Graph) -> tuple[Sequence[Mapping[str, Any]], Graph]:
+    """The nodes but those of ours that a process which died has left, and which nothing uses."""
+    left = {name for name in graph.names if name.startswith(OURS) and not _is_at_work(graph, name)}
+    edges = tuple(edge for edge in graph.edges if edge[0] not in left)
+    return [node for node in nodes if node["node-name"] not in left], replace(graph, edges=edges)
 
 
 def busy(path: str, why: str) -> BusyError:
@@ -130,12 +138,7 @@ def _look(qmp: Qmp, nodes: Sequence[Mapping[str, Any]], names: Mapping[str, str]
     opened = None if process is None else open_files(process)
     if process is None or opened is None:
         raise BusyError("ask", qmp.subject, _RIGHTS)
-    wanted: dict[str, Inode] = {}
-    for path, name in names.items():
-        inode = inode_of(name)
-        if inode is None:
-            raise NotFoundError("move", path, f"there is no {name}")
-        wanted[path] = inode
+    wanted = {path: inode for path, name in names.items() if (inode := inode_of(name)) is not None}
     writers = writers_of(frozenset(wanted.values()), process.pid)
     return _Looked(process, opened, wanted, _inodes_of(process, nodes), writers, command_line(process))
 
@@ -166,16 +169,12 @@ def _use(
     path: str, inode: Inode, file_node: str, by_name: Mapping[str, Mapping[str, Any]], graph: Graph,
     devices: Mapping[str, str], looked: _Looked,
 ) -> Use:  # fmt: skip
-    if by_name[file_node].get("ro"):
-        raise busy(path, "QEMU has it open read-only")
     format_node = _only_above(path, file_node, by_name, graph)
     kind = str(by_name[format_node].get("drv"))
     if kind not in FORMATS:
         raise busy(path, _use_of(kind, format_node))
     if [below for above, _, below in graph.edges if above == format_node] != [file_node]:
         raise busy(path, f"its node {format_node} reads from others, too")
-    if graph.child(format_node, "file") != file_node:
-        raise busy(path, "it is the image that another one is based on (a backing chain)")
     filters: list[str] = []
     top = format_node
     while graph.parents(top):
@@ -184,6 +183,8 @@ def _use(
             raise busy(path, _use_of(drv, top))
         filters.append(top)
     device = _device(path, top, graph, devices)
+    if by_name[file_node].get("ro"):
+        raise busy(path, "QEMU has it open read-only")
     options = options_of(
         file_node, format_node, inode, looked.arguments, lambda name: inode_as_seen_by(looked.process, name)
     )
@@ -206,6 +207,8 @@ def _only_above(path: str, node: str, by_name: Mapping[str, Mapping[str, Any]], 
     if len(parents) != 1:
         more = "; ".join(_use_of(str(by_name.get(parent, {}).get("drv")), parent) for parent in parents)
         raise busy(path, more or "no device of the machine uses it, though QEMU has it open")
+    if ((parents[0], "backing", node) in graph.edges) and by_name[parents[0]].get("drv") not in _JOBS:
+        raise busy(path, f"it is what another image is based on (a backing chain, at {parents[0]})")
     return parents[0]
 
 
@@ -213,7 +216,7 @@ def _use_of(driver: str, node: str) -> str:
     """What it means that a node of some kind is above a disk, as a clause."""
     if driver == "copy-before-write":
         return f"a snapshot or a backup of it is under way ({node})"
-    if driver in ("mirror_top", "commit_top", "backup-top"):
+    if driver in _JOBS:
         return f"a block job of QEMU's is under way on it ({node})"
     if driver in FORMATS or driver in _FILTERS:
         return f"it is used through {node}"

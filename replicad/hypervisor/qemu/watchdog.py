@@ -3,8 +3,8 @@ needs nothing but Python's standard library, so that it is ready soon.
 
 It reads lines. `{"monitor": …, "process": "<number>:<start>", "orders": {…}}` is what to do from now on (see
 orders.py), and is answered with `ok`; `done` ends it. If its input ends without that word, whoever gave it the orders
-has died, and it carries them out, once it gets in at the monitor: nobody else may have taken that process's place, and
-the machine must not run.
+has died, and it carries them out, once it gets in at the monitor: if that process still listens there; and on a machine
+that runs already, it only clears up.
 """
 
 from __future__ import annotations
@@ -85,14 +85,15 @@ def _once(told: dict[str, Any]) -> None:
         monitor = _Monitor(connected)
         connected.settimeout(_ANSWER_TIMEOUT_S)
         status = monitor.execute("query-status", {})
-        if _process_behind(connected) != told["process"] or status["running"]:
+        if _process_behind(connected) != told["process"]:
             return
         orders = told["orders"]
-        for command in orders["before"]:
-            monitor.carry_out(command)
+        if not status["running"]:
+            for command in orders["before"]:
+                monitor.carry_out(command)
         if orders["resume"] and status["status"] == "paused":
             monitor.execute("cont", {})
-            _say(f"{told['monitor']}: replicad has died while the machine was stopped; it goes on")
+            _say(f"{told['monitor']}: replicad left the machine stopped, and did not have it go on: it does now")
         for command in orders["after"]:
             monitor.carry_out(command)
 
