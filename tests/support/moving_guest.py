@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import shutil
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -21,6 +22,7 @@ from replicad.storage.port import Share
 from tests.support.files import HOLDER
 from tests.support.world import SteadyClock
 
+_FICLONE = 0x40049409
 VM = "웹 🖥"
 
 
@@ -94,6 +96,13 @@ class Move:
         self.destination.mkdir(exist_ok=True)
         for name in self.names:
             shutil.copyfile(self.source / name, self.destination / name)
+
+    def clone(self) -> None:
+        """The same at once, on a file system that can."""
+        self.destination.mkdir(exist_ok=True)
+        for name in self.names:
+            with (self.source / name).open("rb") as old, (self.destination / name).open("wb") as new:
+                fcntl.ioctl(new, _FICLONE, old.fileno())
 
     async def sides(self) -> set[Side]:
         """Where the machine uses its disks, as a process says that has just begun."""

@@ -17,7 +17,7 @@ from .qmp import Qmp
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command to QEMU; only if something uses a node, or if a node is there, where one is given."""
+    """A command to QEMU; only if something uses one node, and another is there, where such are given."""
 
     execute: str
     arguments: Mapping[str, object]
@@ -85,8 +85,8 @@ async def run_all(qmp: Qmp, commands: Sequence[Command]) -> tuple[str, ...]:
 
 async def _applies(qmp: Qmp, command: Command) -> bool:
     # QEMU 7.2 aborts when a device is given the node that it has already, so this is no mere economy.
-    if command.if_used is not None:
-        return (await query_graph(qmp)).is_used(command.if_used)
-    if command.if_there is not None:
-        return command.if_there in (await query_graph(qmp)).names
-    return True
+    if command.if_used is None and command.if_there is None:
+        return True
+    graph = await query_graph(qmp)
+    is_used = command.if_used is None or graph.is_used(command.if_used)
+    return is_used and (command.if_there is None or command.if_there in graph.names)

@@ -80,16 +80,17 @@ class QemuStill:
             for number, (path, use) in enumerate(sorted(uses.used.items()))
         }
         every = list(self._switches.values())
-        kept = tuple(_removed(one.keeper) for one in every)
-        self.if_we_die = Orders(_set_back(every), runs, kept)
-        self.orders = Orders((), runs, kept)
+        # Until it goes on both sides are the same, so whoever is left may well take back what was done.
+        self.if_we_die = Orders(_set_back(every), runs, _put_away(every))
+        self.orders = Orders((), runs, self.if_we_die.after)
         """What has it go on, as things are."""
+        self._known: Qmp | None = None
         self._written: object = None
         self._is_switched = False
 
     async def begin(self, qmp: Qmp) -> None:
         """Have it stand still. BusyError if it was started anew."""
-        if await identified(self._monitor, qmp) != self.uses.process:
+        if not await self.is_same(qmp):
             raise BusyError("stop", self._vm, "it was started anew", "Try again.")
         for one in self._switches.values():
             # What was given by -drive goes away with its last user, and could not be given back then.
@@ -99,6 +100,14 @@ class QemuStill:
             # QEMU returns when what was under way is done and all disks are flushed.
             await qmp.execute("stop")
         self._written = await _written(qmp)
+
+    async def is_same(self, qmp: Qmp) -> bool:
+        """Whether it is the machine that was stopped. While a connection lasts it is not asked again."""
+        if qmp is not self._known:
+            if await identified(self._monitor, qmp) != self.uses.process:
+                return False
+            self._known = qmp
+        return True
 
     async def check(self) -> None:
         """As the port says."""
@@ -129,7 +138,7 @@ class QemuStill:
         why = ""
         if self.is_over:
             why = "it has stood still for as long as it may, and was told to go on"
-        elif await identified(self._monitor, qmp) != self.uses.process:
+        elif not await self.is_same(qmp):
             why = "it was started anew"
         elif await _state(qmp) not in _STANDING:
             why = "somebody else had it go on"
@@ -158,9 +167,7 @@ class QemuStill:
         for one in switches:
             if not graph.is_used(one.format_node):
                 raise UnsupportedError("switch", f"{one.use.path} of {self._vm}", "QEMU did not do it")
-        done = Orders((), self.orders.resume, _put_away(self._switches.values(), switches))
-        await self.dog.order(done)
-        self.orders = done
+        self.orders = replace(self.if_we_die, before=())
 
     async def _open(self, qmp: Qmp, one: _Switch) -> None:
         """Open the new file as the old one was."""
@@ -209,7 +216,7 @@ class QemuStill:
         async def once() -> None:
             try:
                 async with self._monitor.session() as qmp:
-                    if await identified(self._monitor, qmp) != self.uses.process:
+                    if not await self.is_same(qmp):
                         return
                     await run_all(qmp, commands)
                     graph = await query_graph(qmp)
@@ -234,15 +241,17 @@ def _set_back(switches: Sequence[_Switch]) -> tuple[Command, ...]:
     return (*back, *closed)
 
 
-def _put_away(every: Collection[_Switch], switched: Collection[_Switch]) -> tuple[Command, ...]:
-    """What closes the old disks of those that were switched."""
+def _put_away(every: Collection[_Switch]) -> tuple[Command, ...]:
+    """What closes the old disks of those that were switched, and what kept them."""
     kept = [_removed(one.keeper) for one in every]
-    old = [_removed(name) for one in switched for name in (one.use.format_node, one.use.file_node)]
+    old = [
+        _removed(name, if_used=one.format_node) for one in every for name in (one.use.format_node, one.use.file_node)
+    ]
     return (*kept, *old)
 
 
-def _removed(name: str) -> Command:
-    return Command("blockdev-del", {"node-name": name}, if_there=name)
+def _removed(name: str, *, if_used: str | None = None) -> Command:
+    return Command("blockdev-del", {"node-name": name}, if_used, if_there=name)
 
 
 async def remove_left_nodes(qmp: Qmp) -> None:

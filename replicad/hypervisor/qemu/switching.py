@@ -19,7 +19,7 @@ from replicad.model.moves import Side
 from replicad.model.progress import Observer, Warned
 from replicad.storage.undisturbed import undisturbed
 
-from .freezer import ORDERS, UNDO_KIND, identified, persistently
+from .freezer import ORDERS, UNDO_KIND, persistently
 from .guarding import guarded
 from .monitor import Monitor
 from .orders import carry_out
@@ -146,7 +146,7 @@ class QemuUser:
             nonlocal refused
             try:
                 async with self._monitor.session() as qmp:
-                    if await identified(self._monitor, qmp) == still.uses.process:
+                    if await still.is_same(qmp):
                         refused = await carry_out(qmp, still.orders)
             except MachineIsOffError:
                 return

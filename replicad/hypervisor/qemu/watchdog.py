@@ -126,13 +126,14 @@ class _Monitor:
                 self.execute(command["execute"], command["arguments"])
 
     def _applies(self, command: dict[str, Any]) -> bool:
-        if "if_used" not in command and "if_there" not in command:
+        used, there = command.get("if_used"), command.get("if_there")
+        if used is None and there is None:
             return True
         graph = self.execute("x-debug-query-block-graph", {})
-        numbers = {
-            node["id"] for node in graph["nodes"] if node["name"] == command.get("if_used", command.get("if_there"))
-        }
-        return bool(numbers) and ("if_there" in command or any(edge["child"] in numbers for edge in graph["edges"]))
+        names = {node["id"]: node["name"] for node in graph["nodes"]}
+        return (used is None or any(names[edge["child"]] == used for edge in graph["edges"])) and (
+            there is None or there in names.values()
+        )
 
     def _next(self) -> dict[str, Any]:
         line = self._lines.readline()
