@@ -5,14 +5,21 @@ QEMU opens the paths behind the shares, since a container has no cifs mounts; th
 
 from __future__ import annotations
 
+import asyncio
+import json
+import signal
+import sys
 from collections.abc import Callable
 from statistics import median
 
 import pytest
 
+from replicad.model.moves import MovePhase, MoveRecord
+from replicad.workflows.move_journal import decode
 from tests.support.guest import Load, check_disk
 from tests.support.moving_world import MovedWorld, moved_world
 
+soak = pytest.mark.soak
 _NAS1, _NAS2 = r"\\nas1\vms", r"\\nas2\vms"
 
 
@@ -57,3 +64,49 @@ async def test_twenty_moves_in_a_row(
     assert found.sound, found
     assert found.records_through >= durable
     assert median(gaps) < goal_ms
+
+
+_STEPS = ("prepare", "bulk", "precopy", "cutover", "switching", "switched", "retired", "done")
+
+
+@pytest.mark.parametrize(
+    ("step", "before", "guest_dies"),
+    [
+        pytest.param(
+            number, before, dies, id=f"{'before' if before else 'after'} {step}{', guest too' if dies else ''}",
+            marks=() if (step, before, dies) in {("switching", False, False), ("switching", False, True)} else soak,
+        )
+        for number, step in enumerate(_STEPS, 1) for before in (True, False) for dies in (False, True)
+    ],
+)  # fmt: skip
+async def test_a_move_whose_process_is_killed_at_a_step_ends_with_one_complete_copy(
+    step: int, before: bool, guest_dies: bool
+) -> None:
+    async with moved_world(1, Load(rate_per_s=50)) as world:
+        remembered = await _killed_move(world, step, before)
+        durable = world.guest.durable().number
+        if guest_dies:
+            await world.guest.kill()
+        else:
+            durable = (await world.guest.wait_durable(durable + 5, 20)).number
+        assert (await world.go_on(remembered)).phase is MovePhase.DONE
+        if not guest_dies:
+            durable = (await world.guest.wait_durable(world.guest.durable().number + 5)).number
+            await world.guest.power_off()
+        left = {str(path) for root in world.directories.values() for path in root.rglob("*") if path.is_file()}
+        assert left == {str(path) for path in world.paths("nas2")}
+        found = check_disk(world.paths("nas2"))
+    assert found.sound, found
+    assert found.records_through >= durable
+
+
+async def _killed_move(world: MovedWorld, step: int, before: bool) -> MoveRecord:
+    remembered = world.settings.state_dir.parent / "remembered"
+    wanted = {
+        "settings": str(world.settings.file), "monitor": str(world.guest.qmp_path), "source": _NAS1,
+        "destination": _NAS2, "remembered": str(remembered), "step": step, "before": before,
+    }  # fmt: skip
+    arguments = ("-m", "tests.support.dying_move", json.dumps(wanted))
+    process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
+    assert await asyncio.wait_for(process.wait(), 120) == -signal.SIGKILL
+    return decode(remembered.read_bytes(), "what it remembered")

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from replicad.cli.demo.samba import PrivateSamba, SambaShare
 from replicad.model.moves import MoveOptions, MovePhase, MoveRecord
-from replicad.model.progress import ProgressEvent
+from replicad.model.progress import Observer, ProgressEvent
 from replicad.service.compose import Shares
 from replicad.service.moving.parts import move_parts, open_shares
 from replicad.service.surroundings import surroundings
 from replicad.settings import Consistency, Settings, load_settings
 from replicad.workflows.move import move
+from replicad.workflows.move_journal import Remember
 from replicad.workflows.move_plan import plan_move
 from tests.support.guest import Guest, Load, build_guest, running_guest
 from tests.support.running_machine import make_disks
@@ -49,25 +50,18 @@ class MovedWorld:
     async def move(self, source: str, destination: str, options: MoveOptions | None = None) -> MoveRecord:
         r"""Move the machine from one server to another; `\\nas1\vms` or a local directory has it below."""
         began_s = time.monotonic()
-        async with (
-            surroundings(self.settings.state_dir, self.events.append) as ctx,
-            Shares(self.settings, observe=self.events.append) as shares,
-        ):
-            record = MoveRecord(
-                ctx.new_id(),
-                VM,
-                f"{source}\\{VM}",
-                (f"{destination}\\{VM}",),
-                ctx.clock.now(),
-                options or MoveOptions(),
-            )
-            opened = await open_shares(record, shares)
-            planned = await plan_move(record, opened.source, opened.places)
-            parts = move_parts(planned.record, self.consistency, opened, self.settings, ctx, self._remember)
-            moved = await move(planned.record, parts, ctx)
+        moved = await moved_by(
+            self.settings, self.consistency, source, destination, self._remember, self.events.append, options=options
+        )
         self.gaps_s.append(self.guest.longest_gap(began_s, time.monotonic()))
         assert moved.phase is MovePhase.DONE
         return moved
+
+    async def go_on(self, record: MoveRecord) -> MoveRecord:
+        """Go on with a move whose process died."""
+        return await moved_by(
+            self.settings, self.consistency, "", "", self._remember, self.events.append, record=record
+        )
 
     async def _remember(self, record: MoveRecord) -> None:
         self.records.append(record)
@@ -75,6 +69,22 @@ class MovedWorld:
     def paths(self, server: str) -> tuple[Path, ...]:
         """The disks behind that server's share."""
         return tuple(self.directories[server] / VM / disk for disk in self.disks)
+
+
+async def moved_by(
+    settings: Settings, consistency: Consistency, source: str, destination: str, remember: Remember,
+    observe: Observer, *, options: MoveOptions | None = None, record: MoveRecord | None = None,
+) -> MoveRecord:  # fmt: skip
+    """What one process does; `record`, if an earlier one began it."""
+    async with surroundings(settings.state_dir, observe) as ctx, Shares(settings, observe=observe) as shares:
+        new = record or MoveRecord(
+            ctx.new_id(), VM, f"{source}\\{VM}", (f"{destination}\\{VM}",), ctx.clock.now(), options or MoveOptions()
+        )
+        opened = await open_shares(new, shares)
+        if record is None:
+            new = (await plan_move(new, opened.source, opened.places)).record
+            await remember(new)
+        return await move(new, move_parts(new, consistency, opened, settings, ctx, remember), ctx)
 
 
 @asynccontextmanager
