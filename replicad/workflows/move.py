@@ -14,6 +14,7 @@ from replicad.model.progress import FreezePredicted, PhaseStarted
 from replicad.replica.directory import make_durable_dir
 
 from .context import Context
+from .locking import lock_again
 from .move_copying import Round, copying
 from .move_cutover import cut_over
 from .move_journal import directory_of, lock_of
@@ -53,7 +54,7 @@ async def move(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord
 async def _locked(record: MoveRecord, parts: MoveParts, ctx: Context) -> AsyncIterator[None]:
     """The lock of the move, in its own directory."""
     await make_durable_dir(parts.places[0], directory_of(record.id))
-    async with await parts.places[0].lock(lock_of(record.id), ctx.holder()):
+    async with await lock_again(parts.places[0], lock_of(record.id), ctx.holder()):
         yield
 
 

@@ -87,6 +87,11 @@ class MoveJournal:
         self._remember = remember
         self._step = 0
 
+    @property
+    def step(self) -> int:
+        """How often the record was written down, as far as is known here."""
+        return self._step
+
     async def read(self, move_id: str) -> MoveRecord | None:
         """What was written last; None if there is none yet. IntegrityError for what makes no sense."""
         record = await self._read(move_id, _FILE)

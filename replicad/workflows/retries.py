@@ -1,4 +1,4 @@
-"""A cycle that outlives lost connections: it is begun again, from its lock on, and goes on where it was."""
+"""Cycles and moves that outlive lost connections: they begin again, from their lock on, and go on where they were."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from replicad.model.errors import ReplicadError, was_lost
+from replicad.model.moves import MoveRecord
 from replicad.model.patience import Failures, Patience
 from replicad.model.progress import Warned, each_warning_once
 from replicad.replica.layout import Layout
@@ -17,6 +18,8 @@ from replicad.tracking.port import ChangeSource
 from .context import Context
 from .dry_run import DryRun, dry_run
 from .locking import lock_again
+from .move import move
+from .move_parts import MoveParts
 from .replicate import CycleReport, ReplicationJob, Trail, replicate
 
 T = TypeVar("T")
@@ -57,6 +60,22 @@ async def dry_run_with_retries(
     """As `dry_run`, begun again when a connection is lost."""
     once = replace(ctx, observe=each_warning_once(ctx.observe))
     return await _through_losses(lambda: dry_run(job, source, share, once), lambda: False, ctx, patience)
+
+
+async def move_with_retries(
+    record: MoveRecord, parts: MoveParts, ctx: Context, patience: Patience | None = None
+) -> MoveRecord:
+    """As `move`, but a connection that is lost on the way ends only an attempt: the next one reads what is there and
+    goes on. As long as each attempt comes to another step there is no end to them."""
+    once = replace(ctx, observe=each_warning_once(ctx.observe))
+    steps = parts.journal.step
+
+    def got_on() -> bool:
+        nonlocal steps
+        before, steps = steps, parts.journal.step
+        return steps > before
+
+    return await _through_losses(lambda: move(record, parts, once), got_on, ctx, patience)
 
 
 async def _through_losses(

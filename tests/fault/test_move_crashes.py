@@ -154,3 +154,15 @@ async def test_cancelling_can_be_cut_short_at_any_call() -> None:
         assert await crashes(other.cancel({number: Fault(When.AFTER)}))
         assert (await other.cancel()).phase is MovePhase.CANCELLED
         await other.check_used_at(Side.SOURCE)
+
+
+async def test_a_connection_that_is_lost_at_any_call_ends_only_an_attempt() -> None:
+    calls = await _calls(14)
+    for number, name in enumerate(calls, 1):
+        if name.startswith("release"):
+            continue  # that raises nothing when a connection is lost
+        moving = Moving(14)
+        await moving.begin()
+        record = await moving.move({number: Fault(When.BEFORE, UnreachableError("write", "그", "끊김"))}, retries=True)
+        assert record.phase is MovePhase.DONE, name
+        await moving.check_used_at(Side.DESTINATION)

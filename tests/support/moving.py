@@ -22,6 +22,7 @@ from replicad.workflows.move import move
 from replicad.workflows.move_journal import MoveJournal
 from replicad.workflows.move_parts import MoveParts
 from replicad.workflows.move_retiring import take_back
+from replicad.workflows.retries import move_with_retries
 from tests.support.crash_points import InlineExecutor
 from tests.support.faulty import Fault, FaultyShare
 from tests.support.moved_machine import MovedMachine
@@ -123,11 +124,12 @@ class Moving:
         )  # fmt: skip
         return share, parts, ctx
 
-    async def move(self, faults: dict[int, Fault] | None = None) -> MoveRecord:
+    async def move(self, faults: dict[int, Fault] | None = None, *, retries: bool = False) -> MoveRecord:
         """One life of the move."""
         share, parts, ctx = self.life(faults)
         try:
-            self.remembered = await move(self.remembered, parts, ctx)
+            work = move_with_retries if retries else move
+            self.remembered = await work(self.remembered, parts, ctx)
         finally:
             self.log = share.log
             share.crash()  # the process is at its end
