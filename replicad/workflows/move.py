@@ -34,7 +34,7 @@ async def move(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord
     where it is seen to be. The next call goes on from there. LockedError if another process works on this move.
     """
     async with _locked(record, parts, ctx):
-        record = await parts.journal.read(record.id) or record
+        record = await parts.journal.read(record.id) or parts.journal.latest or record
         if record.phase is MovePhase.SWITCHED:
             record = await doubt_switch(record, parts)
         if record.phase is MovePhase.SWITCHING:

@@ -86,6 +86,12 @@ class MoveJournal:
         self._place = place
         self._remember = remember
         self._step = 0
+        self._latest: MoveRecord | None = None
+
+    @property
+    def latest(self) -> MoveRecord | None:
+        """What was read or written last here."""
+        return self._latest
 
     @property
     def step(self) -> int:
@@ -101,7 +107,8 @@ class MoveJournal:
             quick = None  # whoever wrote it died over it, and what it was to allow was not begun
         if record is not None and quick is not None and quick.step > record.step:
             record = quick
-        self._step = record.step if record is not None else 0
+        if record is not None:
+            self._step, self._latest = record.step, record
         return record
 
     async def _read(self, move_id: str, name: str) -> MoveRecord | None:
@@ -137,11 +144,13 @@ class MoveJournal:
     async def remember(self, record: MoveRecord) -> MoveRecord:
         """The same, in this host's memory: for the ends of a move, when its directory is gone."""
         await self._remember(record)
+        self._latest = record
         return record
 
     def _next(self, record: MoveRecord) -> MoveRecord:
         self._step += 1
-        return replace(record, step=self._step)
+        self._latest = replace(record, step=self._step)
+        return self._latest
 
 
 class QuickJournal:
