@@ -415,8 +415,11 @@ async def test_file_systems_that_can_not_clone_say_so_with_what_can(
     with mounted("ext4") as where:
         local = LocalShare(str(where))
         _disk(where, _ONE)
-        with pytest.raises(UnsupportedError, match=r"XFS.*btrfs.*none, qemu and command"):
-            await _seen(_view(local, executor))
+        freezer = _Freezer()
+        for view in (_view(local, executor), _view(local, executor, freezer=freezer)):
+            with pytest.raises(UnsupportedError, match=r"XFS.*btrfs.*none, qemu and command"):
+                await _seen(view)
+        assert freezer.heard == [], "a machine stood still for what can't be done"
         assert _left(where) == [_ONE]
         await local.close()
     memory = MemoryShare()

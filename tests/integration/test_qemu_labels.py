@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +38,21 @@ async def test_a_disk_of_the_machine_that_nobody_has_open_is_of_the_instant_of_t
             async with running_qemu([Path(world.source.name) / NAMES[1]]):
                 with pytest.raises(BusyError, match=NAMES[1]):
                     await world.cycle()
+
+
+@pytest.mark.parametrize("kind", ["xfs", "ext4"])
+async def test_a_disk_under_an_overlay_is_not_taken_for_the_machines(tmp_path: Path, kind: str) -> None:
+    with mounted(kind) as where:
+        async with under_qemu(where) as world:
+            assert world.qemu is not None
+            overlay = tmp_path / "덮개.qcow2"
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", overlay, "8M"], check=True)
+            file = {"driver": "file", "filename": str(overlay)}
+            await world.qemu.own.execute("blockdev-add", driver="qcow2", node_name="over", file=file, backing=None)
+            await world.qemu.own.execute("blockdev-snapshot", node="disk0", overlay="over")
+            with pytest.raises(BusyError, match=r"writes to an overlay of it, '.*덮개.qcow2'"):
+                await world.cycle()
+            assert await world.qemu.own.status() == "running"
 
 
 def _monitor(world: UnderQemu, monitor: Path) -> None:

@@ -24,6 +24,7 @@ from .agent import Agent, AgentSession
 from .monitor import Monitor
 from .nodes import inode_of
 from .orders import Orders, carry_out, orders_from
+from .overlays import refuse_overlaid
 from .process import Process, identify, written_files
 from .qmp import Qmp
 from .sockets import MachineIsOffError
@@ -107,6 +108,7 @@ class QemuFreezer:
 
         why = "the QEMU at this monitor does not write it, or that can't be seen"
         executor = self._monitor.executor
+        await refuse_overlaid(qmp, executor, disks.directory, paths)
         for path in await run_blocking(executor, "look at", "QEMU's files", look, _LOOK_UP_TIMEOUT_S):
             try:
                 held = await stack.enter_async_context(await disks.share.open(path, OpenMode.HOLD))

@@ -32,6 +32,7 @@ from .leftovers import prefix_of, remove_files, remove_left, remove_nodes
 from .monitor import Monitor
 from .nbd_file import NbdFile
 from .nodes import Disks, FileNode, find_disks
+from .overlays import refuse_overlaid
 from .qmp import Qmp
 from .sockets import MachineIsOffError
 
@@ -98,6 +99,7 @@ class QemuSnapshots:
         async with self._monitor.session() as qmp, AsyncExitStack() as stack:
             await remove_left(qmp, self._monitor, name, None)
             disks = await find_disks(qmp, self._monitor.executor, self._directory, paths)
+            await refuse_overlaid(qmp, self._monitor.executor, self._directory, paths)
             chosen = _chosen(disks, await query_graph(qmp), qmp.subject)
             stack.push_async_callback(lambda: undisturbed(self._detach(prefix)))
             for disk in chosen:

@@ -32,6 +32,8 @@ _SHORT_S = 0.02
 _ROUNDS = 3
 _FEW = 32
 """With no more ranges that have changed nothing is gained by another round."""
+_NEVER = (errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOSYS, errno.EXDEV)
+"""What a file system says that can't clone, or not these files."""
 _HINT = (
     "Clones need XFS (made with reflink=1) or btrfs, and all files of the machine on one file system; the methods "
     "none, qemu and command do without."
@@ -124,6 +126,7 @@ def _open(root: str, path: str, subject: str) -> tuple[int, int]:
                 raise _refused(error, subject) from error
         try:
             fiemap.take_after(source_fd, target_fd)
+            _try_out(source_fd, target_fd)
         except OSError as error:
             os.close(target_fd)
             raise _refused(error, subject) from error
@@ -131,6 +134,20 @@ def _open(root: str, path: str, subject: str) -> tuple[int, int]:
         os.close(source_fd)
         raise
     return source_fd, target_fd
+
+
+def _try_out(source_fd: int, target_fd: int) -> None:
+    """Where nothing can be cloned that shows now, and not when a machine stands still for it."""
+    block = os.fstatvfs(source_fd).f_bsize
+    if os.fstat(source_fd).st_size < block:
+        return
+    try:
+        fiemap.clone_range(source_fd, target_fd, 0, block)
+    except OSError as error:
+        if error.errno in _NEVER:
+            raise
+    else:
+        os.ftruncate(target_fd, 0)
 
 
 def _approach(source: LocalFile, target: LocalFile, whole: CloneForecast) -> tuple[Approach | None, CloneForecast]:
