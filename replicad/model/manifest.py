@@ -25,12 +25,13 @@ class Manifest:
     """Immutable; two manifests may share pages.
 
     `pages` maps a page's number to its 4096 bytes; pages that are left out are zeros, and no page kept is all zeros.
-    Hashes beyond the last chunk are zeros.
+    Hashes beyond the last chunk are zeros. `digests` are those of pages as its file has them, where they are known.
     """
 
     chunk_bytes: int
     size_bytes: int
     pages: Mapping[int, bytes] = field(default_factory=lambda: MappingProxyType({}))
+    digests: Mapping[int, bytes] = field(default_factory=lambda: MappingProxyType({}), compare=False, repr=False)
 
     @property
     def chunks(self) -> int:
@@ -154,10 +155,11 @@ class ManifestEdit:
         """The manifest as edited; it is `base` itself if nothing differs."""
         if not self._edited and self._size_bytes == self._base.size_bytes:
             return self._base
-        pages = dict(self._base.pages)
+        pages, digests = dict(self._base.pages), dict(self._base.digests)
         for number, page in self._edited.items():
+            digests.pop(number, None)
             if page == ZERO_PAGE:
                 pages.pop(number, None)
             else:
                 pages[number] = bytes(page)
-        return Manifest(self._base.chunk_bytes, self._size_bytes, MappingProxyType(pages))
+        return Manifest(self._base.chunk_bytes, self._size_bytes, MappingProxyType(pages), MappingProxyType(digests))

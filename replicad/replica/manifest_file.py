@@ -60,7 +60,7 @@ def encode_head(manifest: Manifest, owner: ManifestOwner) -> bytes:
     index = bytearray(_index_bytes(manifest.page_count))
     for number, page in manifest.pages.items():
         start = number * _PAGE_DIGEST_BYTES
-        index[start : start + _PAGE_DIGEST_BYTES] = _page_digest(page)
+        index[start : start + _PAGE_DIGEST_BYTES] = manifest.digests.get(number) or _page_digest(page)
     header = bytearray(HEADER_BYTES)
     _HEADER.pack_into(
         header, 0, _MAGIC, _VERSION, manifest.chunk_bytes, manifest.size_bytes, manifest.chunks,
@@ -205,7 +205,8 @@ async def read_manifest(share: Share, path: str, owner: ManifestOwner, digest: s
         if digest_of(bytes(header)) != digest:
             raise _damaged(subject, "it is not the manifest that the recovery point names")
         pages = await _read_pages(file, index, page_count, size_bytes, subject)
-    return Manifest(chunk_bytes, disk_bytes, MappingProxyType(pages))
+    digests = {n: bytes(index[n * _PAGE_DIGEST_BYTES : (n + 1) * _PAGE_DIGEST_BYTES]) for n in pages}
+    return Manifest(chunk_bytes, disk_bytes, MappingProxyType(pages), MappingProxyType(digests))
 
 
 def _decode_header(header: bytes, owner: ManifestOwner, subject: str) -> tuple[int, int]:

@@ -96,6 +96,10 @@ def test_a_copy_of_a_manifest_becomes_another_by_what_differs_or_is_left_alone(
         if await update_manifest(share, "m", second, OWNER, (digest, first)):
             back = await read_manifest(share, "m", OWNER, wanted)
             assert (back.size_bytes, dict(back.pages)) == (other_size, dict(second.pages))
+            # What is known of its pages' digests from the file holds for those that are edited, too.
+            third, _ = built(back, size, puts)
+            afresh = Manifest(third.chunk_bytes, third.size_bytes, third.pages)
+            assert manifest_digest(third, OWNER) == manifest_digest(afresh, OWNER)
             assert digest == wanted or not await update_manifest(share, "m", first, OWNER, (digest, first))
         else:
             assert first.page_count != second.page_count
