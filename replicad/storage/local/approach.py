@@ -10,6 +10,7 @@ still, and the clone is the file.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from . import fiemap
 
 _PART_EXTENTS = 256
 """1.5 to 4 ms are needed to clone so many."""
+_REST = 2.0
+"""How many times as long as a part took its writers are left alone after it."""
+_LONGEST_REST_S = 0.1
 
 
 @dataclass(slots=True)
@@ -60,7 +64,10 @@ class Approach:
         starts = [0, *(start for start in starts if 0 < start < self._size and not start % BLOCK_BYTES)]
         self._parts = [_Part(a, b) for a, b in zip(starts, [*starts[1:], _whole(self._size)], strict=True)]
         for part in self._parts:
+            began_s = time.monotonic()
             self._clone(source_fd, target_fd, part, (part.extent,))
+            # To sync one record takes its writer several writes, and each of them may have to wait for a part.
+            time.sleep(min(_REST * (time.monotonic() - began_s), _LONGEST_REST_S))
         self._look(target_fd)
 
     def catch_up(self, source_fd: int, target_fd: int) -> int:
