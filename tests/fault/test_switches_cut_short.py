@@ -140,6 +140,26 @@ async def test_disturbed_in_other_ways_at_any_command(tmp_path: Path, how: str, 
     await _disturb_each(tmp_path, how, named, 1)
 
 
+async def test_cancelled_after_any_number_of_steps_it_runs_on_with_one_side(tmp_path: Path) -> None:
+    sides, steps, done = set(), 0, False
+    async with machine(tmp_path, named=True) as (qemu, move):
+        while not done:
+            task = asyncio.ensure_future(through(move))
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            done = task.done()
+            task.cancel()
+            await asyncio.wait([task])
+            assert task.cancelled() or task.exception() is None
+            side = await check(qemu, move, steps)
+            assert not done or side is Side.DESTINATION
+            sides.add(side)
+            if side is Side.DESTINATION:
+                move = move.back
+            steps += 1 + steps // 3
+    assert Side.SOURCE in sides
+
+
 async def test_qemu_killed_at_any_command_ends_in_an_error_of_ours_at_most(tmp_path: Path) -> None:
     at, last = 1, 1
     while at <= last:
