@@ -36,8 +36,8 @@ async def refuse_overlaid(qmp: Qmp, executor: Executor, directory: str, paths: I
     for path, inode in inodes.items():
         for name in (name for name, found in seen.items() if inode is not None and found == inode):
             if name in below:
+                overlay = files[graph.child(below[name], "file") or below[name]]
                 raise BusyError(
-                    "read", path,
-                    f"the machine writes to an overlay of it, {files[graph.child(below[name], 'file') or below[name]]!r}",
+                    "read", path, f"the machine writes to an overlay of it, {overlay!r}",
                     "Commit the overlay (block-commit) first: the disk itself shows a moment that has passed.",
                 )  # fmt: skip
