@@ -138,6 +138,24 @@ async def test_every_kind_of_device_can_be_switched(tmp_path: Path, device: str)
         assert len(nodes) == (3 if "throttle" in device else 2), [node["node-name"] for node in nodes]
 
 
+@pytest.mark.parametrize("kind", ["raw", "vpc"])
+async def test_disks_of_other_formats_can_be_switched(tmp_path: Path, kind: str) -> None:
+    source, name = tmp_path / "원본", "디스크.vhd"
+    source.mkdir()
+    subprocess.run(["qemu-img", "create", "-q", "-f", kind, str(source / name), "64M"], check=True)
+    drive = f"if=none,id=d,format={kind},file={source / name}"
+    async with running_qemu([], machine="q35", more=["-drive", drive, "-device", "virtio-blk-pci,drive=d"]) as qemu:
+        it = Stage(qemu, Move(qemu.monitor, source, tmp_path / "대상", (name,)))
+        for move in (it.move, it.move.back):
+            async with move.user().still(move.files) as still:
+                move.copy()
+                await still.switch(move.files)
+            here = Stage(qemu, move, it.turn)
+            qdev = "/machine/peripheral-anon/device[0]/virtio-backend"
+            assert await here.used(qdev, name) is Side.DESTINATION
+            it.turn = here.turn
+
+
 async def test_the_new_files_are_opened_as_the_old_ones_were(tmp_path: Path) -> None:
     source = tmp_path / "원본"
     source.mkdir()
@@ -456,6 +474,13 @@ _OTHERWISE = {
     ),
     "without a format": (['{"driver": "file", "node-name": "d", "filename": "DISK"}'], "d"),
     "no device": (['{"driver": "vhdx", "node-name": "d", "file": {"driver": "file", "filename": "DISK"}}'], ""),
+    "copy-on-read": (
+        [
+            '{"driver": "copy-on-read", "node-name": "c", "file": '
+            '{"driver": "vhdx", "file": {"driver": "file", "filename": "DISK"}}}'
+        ],
+        "c",
+    ),
     "preallocate": (
         [
             '{"driver": "vhdx", "node-name": "d", "file": '

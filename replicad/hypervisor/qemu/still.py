@@ -21,7 +21,7 @@ from replicad.storage.blocking import run_blocking
 from replicad.storage.undisturbed import undisturbed
 
 from .freezer import identified, persistently
-from .graph import query_graph
+from .graph import query_graph, reattach
 from .guarding import Watchdog
 from .leftovers import remove_node
 from .monitor import Monitor
@@ -161,8 +161,11 @@ class QemuStill:
         await self._compare(qmp, switches)
         self.orders = self.if_we_die
         for one in switches:
-            command = one.set_to(one.format_node)
-            await self._asked(one, qmp, command.execute, command.arguments)
+            if one.use.filter is not None:
+                await reattach(qmp, one.use.filter, one.format_node)
+            else:
+                command = one.set_to(one.format_node)
+                await self._asked(one, qmp, command.execute, command.arguments)
         graph = await query_graph(qmp)
         for one in switches:
             if not graph.is_used(one.format_node):

@@ -18,7 +18,8 @@ from .qmp import Qmp
 
 FORMATS = ("vhdx", "vpc", "raw")
 _JOBS = ("mirror_top", "commit_top", "backup-top")
-_FILTERS = ("throttle", "copy-on-read")
+_FILTERS = ("throttle",)
+"""Of those that QEMU has, this one alone can be given another node below it (7.2)."""
 _LOOK_UP_TIMEOUT_S = 30.0
 _RIGHTS = "which files QEMU has open can't be seen (replicad has to run as root or as QEMU's user)"
 _HINT = "docs/qemu.md tells how a machine's disks have to be used so that they can be moved while it runs."
