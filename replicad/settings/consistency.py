@@ -12,6 +12,7 @@ from .values import METHODS, METHODS_BUILT, address
 _ONLY_WITH = {
     "monitor": ("qemu",), "guest_agent": ("qemu",),
     "freeze": ("reflink", "command"), "thaw": ("reflink", "command"),
+    "switch": ("reflink", "command"),
     "snapshot": ("command",), "release": ("command",),
     "keep_free": ("reflink", "qemu"), "max_stall": ("reflink", "qemu"),
     "timeout": ("reflink", "qemu", "command"), "application_every": ("reflink", "qemu", "command"),
@@ -50,6 +51,9 @@ def _command_rules(key: Key, group: Mapping[str, object], method: object) -> Ite
     for one, other in (("freeze", "thaw"), ("thaw", "freeze")):
         if one in group and other not in group:
             yield Finding((*key, one), f"there is no {other} to go with it", f"add {other}: [program, argument]")
+    if "switch" in group and not {"freeze", "thaw"} & set(group):
+        what = "there is no freeze to go with it: a machine is switched while it stands still"
+        yield Finding((*key, "switch"), what, "add freeze and thaw: [program, argument]")
     if "release" in group and "snapshot" not in group:
         yield Finding((*key, "release"), "there is no snapshot to go with it", "add snapshot: [program, argument]")
     if method == "command" and not {"freeze", "thaw", "snapshot"} & set(group):

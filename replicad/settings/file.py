@@ -219,6 +219,8 @@ class ConsistencyGroup(_Group):
     """Program that makes a view of one moment, and prints the paths to read."""
     release: Program = None
     """Program that removes the view."""
+    switch: Program = None
+    """Program that has the machine, which stands still, use its disks where they were moved to."""
     timeout: Annotated[
         int,
         *_reads(

@@ -235,7 +235,7 @@ def _consistency(group: ConsistencyGroup) -> Consistency:
         max_stall_ms=group.max_stall,
         monitor=Path(group.monitor) if group.monitor else None,
         guest_agent=Path(group.guest_agent) if group.guest_agent else None,
-        commands=Commands(group.freeze, group.thaw, group.snapshot, group.release),
+        commands=Commands(group.freeze, group.thaw, group.snapshot, group.release, group.switch),
         timeout_s=group.timeout,
     )
 

@@ -74,13 +74,14 @@ class Commands:
     thaw: tuple[str, ...] | None = field(default=None, repr=False)
     snapshot: tuple[str, ...] | None = field(default=None, repr=False)
     release: tuple[str, ...] | None = field(default=None, repr=False)
+    switch: tuple[str, ...] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Consistency:
     """How a point-in-time view is got, and how changes become known. Only methods that are built get here.
 
-    `freeze` and `thaw` come together. `command` has both or a `snapshot`; `qemu` has a `monitor`, a socket.
+    `freeze` and `thaw` come together. A `switch` comes with both. `command` has both or a `snapshot`; `qemu` has a `monitor`, a socket.
     """
 
     method: str = "none"
