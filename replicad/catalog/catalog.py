@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from replicad.model import agenda as agendas
 from replicad.model.agenda import Agenda
-from replicad.model.errors import NotFoundError
+from replicad.model.errors import ConfigError, NotFoundError
+from replicad.model.known_moves import KnownMove, shown_id, with_prefix
 from replicad.model.names import printable
 from replicad.model.runs import Run
 from replicad.model.statistics import Statistics
@@ -21,6 +22,7 @@ from replicad.model.verification import VerificationPlan
 
 from . import agendas as agenda_table
 from . import figures
+from . import moves as move_table
 from . import runs as run_table
 from . import verifications as verification_table
 from .file import OPEN, open_file
@@ -47,7 +49,7 @@ class Catalog:
     Every call that changes anything is one transaction: done whole or not at all, also when it is cancelled, and then
     the catalog is still usable. What a call has returned from survives the death of this process; a power failure
     may take back the last of `begin_run`, `end_run`, `finish` and `interrupted_runs`, but nothing before the last
-    `save_agenda`, `save_verification` or `forget`.
+    `save_agenda`, `save_verification`, `save_move` or `forget`.
 
     OutOfSpaceError, BusyError (another process has been writing for 5 s), StuckError (the disk gives no answer), else
     PermanentError.
@@ -100,6 +102,33 @@ class Catalog:
                     verification_table.save(connection, plan)
 
         await self._run("note a verification in", save)
+
+    async def moves(self) -> tuple[KnownMove, ...]:
+        """All that are remembered, the oldest first."""
+        return await self._run("read the moves in", move_table.read_moves)
+
+    async def move(self, prefix: str) -> KnownMove:
+        """The one whose id begins so. NotFoundError if none does, ConfigError if several do."""
+        found = with_prefix(await self.moves(), prefix)
+        if not found:
+            raise NotFoundError(
+                "find", f"move {printable(prefix)!r}", "there is none of that id", "'replicad move list' has them all."
+            )
+        if len(found) > 1:
+            ids = ", ".join(sorted(shown_id(move.id) for move in found))
+            raise ConfigError(
+                "find", f"move {printable(prefix)!r}", f"several begin so: {ids}", "Give more of its digits."
+            )
+        return found[0]
+
+    async def save_move(self, move: KnownMove) -> None:
+        """Keep it in place of what was known of it, durably as `save_agenda`."""
+
+        def save(connection: Connection) -> None:
+            with _kept_in_a_power_failure(connection), transaction(connection):
+                move_table.save(connection, move, self._bounds.ended_moves)
+
+        await self._run("note a move in", save)
 
     async def begin_run(self, run: Run) -> Run:
         """Note a cycle that begins; the same with its number, which is greater than all before it."""

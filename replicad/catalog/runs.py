@@ -26,13 +26,14 @@ _FREED_AT_ONCE = 64
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """How much history is kept. With many VMs each keeps its share of `runs`, `least_of_vm` of its own at least.
-    `spare_bytes` of the file may lie unused before it is made smaller."""
+    `spare_bytes` of the file may lie unused before it is made smaller. Of moves those that have ended are counted."""
 
     age: timedelta = timedelta(days=90)
     runs_of_vm: int = 20_000
     runs: int = 2_000_000
     least_of_vm: int = 100
     spare_bytes: int = 4 << 20
+    ended_moves: int = 500
 
 
 BOUNDS = Bounds()

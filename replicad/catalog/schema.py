@@ -128,7 +128,25 @@ _VERSION_4: Migration = (
     "ALTER TABLE run ADD COLUMN tracking TEXT NOT NULL DEFAULT ''",
 )
 
-MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4)
+_VERSION_5: Migration = (
+    # `record` and `ordered` are JSON.
+    """
+    CREATE TABLE move (
+        id TEXT PRIMARY KEY,
+        vm TEXT NOT NULL,
+        phase TEXT NOT NULL,
+        priority INTEGER NOT NULL,
+        due_at INTEGER,
+        began_at INTEGER NOT NULL,
+        ended_at INTEGER,
+        error TEXT,
+        record TEXT NOT NULL,
+        ordered TEXT NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
 """The nth leads from version n to n + 1; version 0 is an empty file. Those that were released never change."""
 
 
