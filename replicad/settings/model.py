@@ -81,7 +81,8 @@ class Commands:
 class Consistency:
     """How a point-in-time view is got, and how changes become known. Only methods that are built get here.
 
-    `freeze` and `thaw` come together. A `switch` comes with both. `command` has both or a `snapshot`; `qemu` has a `monitor`, a socket.
+    `freeze` and `thaw` come together. A `switch` comes with both. `command` has both or a `snapshot`; `qemu` has a
+    `monitor`, a socket.
     """
 
     method: str = "none"
