@@ -6,16 +6,19 @@ QEMU opens the paths behind the shares, since a container has no cifs mounts; th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from statistics import median
 
 import pytest
 
+from replicad.cli.demo.samba import PrivateSamba
 from replicad.model.moves import MovePhase, MoveRecord
-from replicad.workflows.move_journal import decode
+from replicad.workflows.move_journal import MoveJournal, QuickJournal, decode
 from tests.support.guest import Load, check_disk
 from tests.support.moving_world import MovedWorld, moved_world
 
@@ -110,3 +113,47 @@ async def _killed_move(world: MovedWorld, step: int, before: bool) -> MoveRecord
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments)
     assert await asyncio.wait_for(process.wait(), 120) == -signal.SIGKILL
     return decode(remembered.read_bytes(), "what it remembered")
+
+
+@pytest.mark.parametrize("server", ["nas1", "nas2"])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    "step",
+    [pytest.param(number, id=name, marks=() if name == "switching" else soak) for number, name in enumerate(_STEPS, 1)],
+)
+async def test_a_move_outlives_the_death_of_a_server_s_processes_at_a_step(
+    monkeypatch: pytest.MonkeyPatch, step: int, before: bool, server: str
+) -> None:
+    steps = 0
+    async with moved_world(1, Load(rate_per_s=50)) as world:
+
+        def killing(write: Callable[[object, MoveRecord], Awaitable[MoveRecord]]) -> object:
+            async def killed(self: object, record: MoveRecord) -> MoveRecord:
+                nonlocal steps
+                steps += 1
+                if steps == step and before:
+                    _kill_connections(world.servers[server])
+                written = await write(self, record)
+                if steps == step and not before:
+                    _kill_connections(world.servers[server])
+                return written
+
+            return killed
+
+        for kind, name in ((MoveJournal, "write"), (QuickJournal, "write"), (MoveJournal, "remember")):
+            monkeypatch.setattr(kind, name, killing(getattr(kind, name)))
+        await world.move(_NAS1, _NAS2)
+        durable = (await world.guest.wait_durable(world.guest.durable().number + 5)).number
+        await world.guest.power_off()
+        found = check_disk(world.paths("nas2"))
+        left = {str(path) for root in world.directories.values() for path in root.rglob("*") if path.is_file()}
+    assert steps > step - before
+    assert left == {str(path) for path in world.paths("nas2")}
+    assert found.sound, found
+    assert found.records_through >= durable
+
+
+def _kill_connections(server: PrivateSamba) -> None:
+    for pid in server.pids()[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -17,9 +17,9 @@ from replicad.service.compose import Shares
 from replicad.service.moving.parts import move_parts, open_shares
 from replicad.service.surroundings import surroundings
 from replicad.settings import Consistency, Settings, load_settings
-from replicad.workflows.move import move
 from replicad.workflows.move_journal import Remember
 from replicad.workflows.move_plan import plan_move
+from replicad.workflows.retries import move_with_retries
 from tests.support.guest import Guest, Load, build_guest, running_guest
 from tests.support.running_machine import make_disks
 from tests.support.samba import running_samba
@@ -43,6 +43,7 @@ class MovedWorld:
     disks: tuple[str, ...]
     directories: dict[str, Path]
     """What is behind the share of each server."""
+    servers: dict[str, PrivateSamba]
     events: list[ProgressEvent] = field(default_factory=list)
     records: list[MoveRecord] = field(default_factory=list)
     gaps_s: list[float] = field(default_factory=list)
@@ -84,7 +85,7 @@ async def moved_by(
         if record is None:
             new = (await plan_move(new, opened.source, opened.places)).record
             await remember(new)
-        return await move(new, move_parts(new, consistency, opened, settings, ctx, remember), ctx)
+        return await move_with_retries(new, move_parts(new, consistency, opened, settings, ctx, remember), ctx)
 
 
 @asynccontextmanager
@@ -114,7 +115,8 @@ async def moved_world(
             settings = _settings(root, nas1, nas2, directories)
             async with running_guest(image, paths, directory=sockets, load=load or Load()) as guest:
                 consistency = Consistency(method="qemu", monitor=guest.qmp_path)
-                yield MovedWorld(settings, consistency, guest, tuple(path.name for path in paths), directories)
+                servers = {"nas1": nas1, "nas2": nas2}
+                yield MovedWorld(settings, consistency, guest, tuple(path.name for path in paths), directories, servers)
                 assert guest.io_errors == []
 
 
