@@ -180,3 +180,16 @@ async def test_holes_of_a_file_on_a_server_are_not_read_where_it_tells_of_them(
         assert scanned_bytes == (2 * MIB if is_sparse else 64 * MIB)
         assert read_bytes - scanned_bytes < MIB
         await world.check_all_points()
+
+
+async def test_a_mount_of_a_server_is_read_in_each_cycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no such mount here: the kernel's answer for one is put in the place of its own."""
+    cifs = 0xFF534D42
+    monkeypatch.setattr("replicad.storage.local.writers.fiemap.file_system", lambda fd: cifs)
+    async with local_world(tmp_path) as world:
+        path = make_vhdx(world.directory / NAME, 1, blocks=8)
+        for _ in range(3):
+            assert (await world.cycle())[0].provenance == Provenance.FULL_SCAN.value
+        _write_and_set_the_time_back(path)
+        changed, _ = await world.cycle()
+        assert changed.point.statistics.changed_bytes > 0

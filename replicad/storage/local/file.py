@@ -23,7 +23,7 @@ from replicad.storage.port import Buffer, CopyRange, Identity, OpenMode, Piece, 
 from . import syscalls
 from .leases import WATCH
 from .threads import CALL_TIMEOUT_S, FLUSH_TIMEOUT_S, Threads
-from .writers import find_writer
+from .writers import find_writer, keeps_change_times
 
 T = TypeVar("T")
 
@@ -224,8 +224,8 @@ class LocalFile:
         await self._run("resize", lambda fd: os.ftruncate(fd, size), FLUSH_TIMEOUT_S)
 
     async def identity(self) -> Identity:
-        found = await self._run("ask for the identity of", os.fstat)
-        return Identity(f"{found.st_dev}:{found.st_ino}", found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        """The change time is 0 where it can't be relied on."""
+        return await self._run("ask for the identity of", _identity)
 
     async def close(self) -> None:
         if self._descriptor.closed:
@@ -350,3 +350,9 @@ def allocated_extents(fd: int) -> list[Extent]:
         found.append(Extent(start, min(end, size) - start))
         position = end
     return normalise(found)
+
+
+def _identity(fd: int) -> Identity:
+    found = os.fstat(fd)
+    changed_ns = found.st_ctime_ns if keeps_change_times(fd) else 0
+    return Identity(f"{found.st_dev}:{found.st_ino}", found.st_size, found.st_mtime_ns, changed_ns)

@@ -35,6 +35,11 @@ def can_be_held(fd: int) -> bool:
     return os.major(os.fstat(fd).st_dev) != 0 and kind not in _OF_CLUSTERS
 
 
+def keeps_change_times(fd: int) -> bool:
+    """Whether a file's change time is one that nobody can set. A server may tell the write time for it (Samba does)."""
+    return fiemap.file_system(fd) not in _ASKING_THE_SERVER
+
+
 def find_writer(held_fd: int) -> str:
     """`process 123 (qemu-system-x86)` for the file of a descriptor.
 
