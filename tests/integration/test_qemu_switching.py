@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -12,13 +13,18 @@ from pathlib import Path
 
 import pytest
 
+from replicad.hypervisor.held import HeldUser
 from replicad.hypervisor.port import Usage
+from replicad.hypervisor.qemu.monitor import Monitor
 from replicad.hypervisor.qemu.qmp import Qmp
+from replicad.hypervisor.qemu.switching import QemuUser
 from replicad.model.errors import BusyError, ConflictError, PermanentError, TransientError, UnsupportedError
 from replicad.model.moves import Side
-from tests.support.moving_guest import Move
+from replicad.storage.local import LocalShare
+from tests.support.moving_guest import VM, Move, seen_at
 from tests.support.processes import other_process
 from tests.support.qemu import Qemu, make_vhdx, running_qemu
+from tests.support.world import SteadyClock
 
 NAMES = ("웹 디스크 🖥.vhdx", "둘째, 📦.vhdx")
 
@@ -510,3 +516,45 @@ async def test_disks_that_are_used_in_another_way_are_left_alone(tmp_path: Path,
             async with move.user().still(move.files):
                 pass
         assert await qemu.own.status() == "running"
+
+
+@pytest.mark.root
+async def test_the_new_file_belongs_to_whom_the_old_one_does_so_that_qemu_can_open_it(tmp_path: Path) -> None:
+    async with stage(tmp_path, names=NAMES[:1]) as it:
+        old, new = it.move.source / NAMES[0], it.move.destination / NAMES[0]
+        os.chown(old, 65534, 65533)
+        old.chmod(0o640)
+        async with it.move.user().still(it.move.files) as still:
+            it.move.copy()
+            assert new.stat().st_uid != 65534
+            written_ns = new.stat().st_mtime_ns
+            await still.switch(it.move.files)
+            found = new.stat()
+        assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (65534, 65533, 0o640)
+        assert found.st_mtime_ns == written_ns, "to open it is not to touch it"
+
+
+async def test_files_that_qemu_does_not_use_are_really_held(tmp_path: Path) -> None:
+    async with stage(tmp_path, names=NAMES[:1]) as it:
+        it.move.names = (NAMES[0], "기계.xml")
+        (it.move.source / "기계.xml").write_text("<x/>")
+        source, place = LocalShare(str(it.move.source)), LocalShare(str(it.move.destination))
+        held = HeldUser(source, [place], 0, SteadyClock().clock())
+        monitor = Monitor(it.qemu.monitor, 20)
+        user = QemuUser(monitor, it.move.journal(), VM, seen_at, held, it.move.events.append)
+        with (it.move.source / "기계.xml").open("a"):
+            with pytest.raises(BusyError, match=r"기계\.xml"):
+                await user.usage(it.move.files)
+            with pytest.raises(BusyError, match=r"기계\.xml"):
+                async with user.still(it.move.files):
+                    pass
+        assert await it.qemu.own.status() == "running"
+        assert await user.usage(it.move.files) is Usage.RUNNING
+        async with user.still(it.move.files) as still:
+            it.move.copy()
+            await still.check()
+            await still.switch(it.move.files)
+        assert await user.sides(it.move.files) == {NAMES[0]: Side.DESTINATION, "기계.xml": Side.NOBODY}
+        await it.qemu.kill()
+        assert await user.usage(it.move.files) is Usage.IDLE
+        assert await user.sides(it.move.files) == {NAMES[0]: Side.NOBODY, "기계.xml": Side.NOBODY}

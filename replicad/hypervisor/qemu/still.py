@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
+import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from replicad.hypervisor.port import Relocation, Still
 from replicad.model.address import Address
@@ -43,13 +47,15 @@ SeenAt = Callable[[Address], str | None]
 
 @dataclass(frozen=True, slots=True)
 class _Switch:
-    """One disk, the names of the nodes that are made for it, and where its file is."""
+    """One disk, the names of the nodes that are made for it, and those by which this host sees its file: the new one
+    and the old one."""
 
     use: Use
     file_node: str
     format_node: str
     keeper: str
     name: str = ""
+    old_name: str = ""
 
     def set_to(self, node: str, *, if_used: str | None = None) -> Command:
         if self.use.device is not None:
@@ -124,7 +130,10 @@ class QemuStill:
             known = [file for file in files if file.path in self._switches]
             if self._held is not None and len(known) < len(files):
                 await self._held.switch([file for file in files if file not in known])
-            switches = [replace(self._switches[f.path], name=self._name_of(f)) for f in known]
+            switches = [
+                replace(self._switches[f.path], name=self._name_of(f.destination), old_name=self._name_of(f.source))
+                for f in known
+            ]
             try:
                 async with self._monitor.session() as qmp:
                     await self._check(qmp)
@@ -147,15 +156,20 @@ class QemuStill:
         if why:
             raise BusyError("keep standing still", self._vm, why, "Try again; look for who else uses its monitors.")
 
-    def _name_of(self, file: Relocation) -> str:
-        name = self._seen_at(file.destination)
+    def _name_of(self, address: Address) -> str:
+        name = self._seen_at(address)
         if name is None:
-            answer = f"by which name this host sees {file.destination} is not known"
+            answer = f"by which name this host sees {address} is not known"
             hint = "Say under 'mounts' where this host sees that share."
-            raise UnsupportedError("switch", f"{self._vm} to {file.path}", answer, hint)
+            raise UnsupportedError("switch the disks of", self._vm, answer, hint)
         return name
 
     async def _switch(self, qmp: Qmp, switches: Sequence[_Switch]) -> None:
+        def own() -> None:
+            for one in switches:
+                _own_as(one.old_name, one.name)
+
+        await run_blocking(self._monitor.executor, "look at", "the new disks", own, _LOOK_UP_TIMEOUT_S)
         for one in switches:
             await self._open(qmp, one)
         await self._compare(qmp, switches)
@@ -255,6 +269,18 @@ def _put_away(every: Collection[_Switch]) -> tuple[Command, ...]:
 
 def _removed(name: str, *, if_used: str | None = None) -> Command:
     return Command("blockdev-del", {"node-name": name}, if_used, if_there=name)
+
+
+def _own_as(old: str, new: str) -> None:
+    """Let the new file belong to whom the old one does, as far as we may: QEMU has a user of its own."""
+    with suppress(OSError):  # then QEMU says whether it can open the file as it is
+        was, now = Path(old).lstat(), Path(new).lstat()
+        if not stat.S_ISREG(now.st_mode):
+            return
+        if (was.st_uid, was.st_gid) != (now.st_uid, now.st_gid):
+            os.chown(new, was.st_uid, was.st_gid)
+        if stat.S_IMODE(was.st_mode) != stat.S_IMODE(now.st_mode):
+            Path(new).chmod(stat.S_IMODE(was.st_mode))
 
 
 async def remove_left_nodes(qmp: Qmp) -> None:
