@@ -41,20 +41,17 @@ async def cut_over(
     """
     record = await parts.journal.write(replace(record, phase=MovePhase.CUTOVER))
     try:
-        async with (
-            parts.journal.quick(record) as journal,
-            asyncio.timeout(max_freeze_s) as limit,
-            parts.user.still(relocations(record, files)) as still,
-        ):
+        async with parts.journal.quick(record) as journal, parts.user.still(relocations(record, files)) as still:
             began_s = ctx.clock.monotonic_s()
-            await copies.round("cutover", is_last=True)
-            at_source = copies.digests()
-            await copies.rewrite_locators(record, files)
-            await copies.close()
-            sealed = await _sealed(record, files, at_source, copies.digests(), parts)
-            await still.check()
-            limit.reschedule(None)
-            record = await undisturbed(switch(record, sealed, still, journal, parts))
+            async with asyncio.timeout(max_freeze_s) as limit:
+                await copies.round("cutover", is_last=True)
+                at_source = copies.digests()
+                await copies.rewrite_locators(record, files)
+                await copies.close()
+                sealed = await _sealed(record, files, at_source, copies.digests(), parts)
+                await still.check()
+                limit.reschedule(None)
+                record = await undisturbed(switch(record, sealed, still, journal, parts))
     except TimeoutError:
         raise BusyError(
             "switch", record.vm, f"it would have stood still for longer than {max_freeze_s:g} s",

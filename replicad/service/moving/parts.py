@@ -14,7 +14,7 @@ from replicad.hypervisor.qemu.monitor import Monitor
 from replicad.hypervisor.qemu.switching import QemuUser
 from replicad.model.address import Address, LocalAddress, parse_address
 from replicad.model.errors import NotFoundError, UnsupportedError
-from replicad.model.moves import MovedFile, MoveRecord
+from replicad.model.moves import MovedFile, MoveRecord, NoConvergence
 from replicad.service.compose import Shares
 from replicad.service.freezing import freeze_journal
 from replicad.settings import Consistency, Settings
@@ -87,7 +87,8 @@ def move_parts(
     tracker: Tracker | None = None
     if consistency.monitor is not None:
         monitor = Monitor(Path(consistency.monitor), _COMMAND_TIMEOUT_S)
-        longest_s = record.options.max_freeze_s + _MARGIN_S
+        waits = record.options.on_no_convergence is NoConvergence.FREEZE
+        longest_s = None if waits else record.options.max_freeze_s + _MARGIN_S
         journal = freeze_journal(ctx)
         user = QemuUser(monitor, journal, record.vm, settings.seen_at, held, ctx.observe, longest_s)
         directory = settings.seen_at(parse_address(record.source))
