@@ -79,10 +79,21 @@ def _verb(verb: str) -> list[str]:
     command = group.get_command(context, verb)
     if command is None:
         raise LookupError(verb)
-    own = click.Context(command, info_name=verb, parent=context)
+    return _command(verb, command, context)
+
+
+def _command(name: str, command: click.Command, context: click.Context) -> list[str]:
+    """What one verb does, then what those do that belong to it."""
+    own = click.Context(command, info_name=name, parent=context)
     pieces = command.collect_usage_pieces(own)
-    usage = " ".join([bold(f"replicad {verb}"), *(italic(piece) for piece in pieces)])
-    return [f".SS {escaped(verb)}", usage, ".PP", *paragraphs(command.help or VERBS[verb][1]), *_options(command, own)]
+    usage = " ".join([bold(f"replicad {name}"), *(italic(piece) for piece in pieces)])
+    lines = [f".SS {escaped(name)}", usage, ".PP", *paragraphs(command.help or ""), *_options(command, own)]
+    if isinstance(command, click.Group):
+        for verb in command.list_commands(own):
+            below = command.get_command(own, verb)
+            if below is not None:
+                lines += _command(f"{name} {verb}", below, context)
+    return lines
 
 
 def _options(command: click.Command, context: click.Context) -> list[str]:

@@ -36,6 +36,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "prune": ("replicad.cli.prune", "Remove the recovery points that no rule keeps."),
     "verify": ("replicad.cli.verify", "Read a replica back and compare it with its manifests."),
     "restore": ("replicad.cli.restore", "Write a point's disks somewhere else."),
+    "move": ("replicad.cli.move.command", "Move a virtual machine's disks to another place while it runs."),
     "demo": ("replicad.cli.demo.command", "Show the whole story on this machine, with real SMB servers."),
 }
 

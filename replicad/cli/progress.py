@@ -11,7 +11,7 @@ from typing import TextIO
 
 from replicad.model.durations import human_duration
 from replicad.model.names import printable
-from replicad.model.progress import Advanced, Observer, PhaseStarted, ProgressEvent, Said, Warned
+from replicad.model.progress import Advanced, FreezePredicted, Observer, PhaseStarted, ProgressEvent, Said, Warned
 
 from .output import human_bytes
 
@@ -64,6 +64,8 @@ class ProgressLines:
                 self._say(f"warning: {text}")
             case Said(_, program, line):
                 self._say(f"{program}: {line}")
+            case FreezePredicted():
+                self._say(_freeze(event))
 
     def _state(self, elapsed_s: float) -> str:
         rate = self._done_bytes / elapsed_s
@@ -80,6 +82,11 @@ class ProgressLines:
 
     def _say(self, text: str) -> None:
         print(printable(text), file=self._stream, flush=True)
+
+
+def _freeze(event: FreezePredicted) -> str:
+    rounds = "1 round" if event.rounds == 1 else f"{event.rounds} rounds"
+    return f"after {rounds} the machine would stand still for {human_duration(event.freeze_s)}"
 
 
 @contextmanager
@@ -128,6 +135,8 @@ def _bar(stream: TextIO) -> Iterator[Observer]:
                 progress.console.print(f"warning: {printable(text)}", markup=False, highlight=False, soft_wrap=True)
             case Said(_, program, line):
                 progress.console.print(f"{program}: {line}", markup=False, highlight=False, soft_wrap=True)
+            case FreezePredicted():
+                progress.console.print(_freeze(event), markup=False, highlight=False, soft_wrap=True)
 
     with progress:
         yield observe

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import structlog
 
-from replicad.catalog import Catalog, open_catalog
+from replicad.catalog import CATALOG_FILE, Catalog, open_catalog
 from replicad.hypervisor.thawing import FreezeJournal
 from replicad.model.errors import ReplicadError
 from replicad.model.progress import ProgressEvent, Said, Warned
@@ -43,8 +43,6 @@ from .surroundings import surroundings, system_clock
 from .triggers import TriggerDirectory
 from .verifying import Verifier
 from .watching import Watches
-
-_CATALOG = "catalog.sqlite"
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("daemon")
 
@@ -80,7 +78,7 @@ async def run_daemon(
         stack.callback(notifier.stopping)
         stack.enter_context(the_only_one(settings.state_dir))
         doors = stack.enter_context(open_doors(settings, _log.warning))
-        catalog = await stack.enter_async_context(open_catalog(settings.state_dir / _CATALOG, _warner()))
+        catalog = await stack.enter_async_context(open_catalog(settings.state_dir / CATALOG_FILE, _warner()))
         ctx = await stack.enter_async_context(surroundings(settings.state_dir, _say))
         for run in await catalog.interrupted_runs(ctx.clock.now()):
             _log.warning("the daemon before died in a cycle, which is gone on with", vm=run.vm, run=run.number)

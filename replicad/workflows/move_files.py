@@ -36,6 +36,11 @@ class FoundFiles:
     warnings: tuple[str, ...]
 
 
+def is_put_away(name: str) -> bool:
+    """Whether a move has given a file this name, to have it out of the way."""
+    return _MOVED in name
+
+
 async def find_files(source: Share, takes: Callable[[str], bool] | None) -> FoundFiles:
     """All files below the source, or those that it `takes`.
 
@@ -53,7 +58,7 @@ async def find_files(source: Share, takes: Callable[[str], bool] | None) -> Foun
                 raise _is_replica(source)
             if entry.is_dir and not entry.is_link:
                 todo += [] if entry.name.startswith(".replicad-") else [path]
-            elif _MOVED in entry.name:
+            elif is_put_away(entry.name):
                 warnings.append(f"{path} was put away by a move before, and stays where it is")
             elif takes is None or takes(path):
                 files.append(_found(source, path, entry))

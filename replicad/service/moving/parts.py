@@ -34,20 +34,29 @@ _MARGIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class MovedShares:
-    """Both sides of a move, open."""
+    """Both sides of a move, open. `made` are the directories that were missing: the share above each, and its name."""
 
     source: Share
     places: tuple[Share, ...]
+    made: tuple[tuple[Share, str], ...] = ()
+
+    async def unmake(self) -> None:
+        """Remove the directories that were made, where nobody has put anything into them."""
+        for above, name in self.made:
+            if not await above.list(name):
+                await above.remove(name)
+                await above.flush_directory("")
 
 
 async def open_shares(record: MoveRecord, shares: Shares) -> MovedShares:
     """Open both sides. Places that are missing in a directory that is there are made. Raises what connecting raises."""
     source = await shares.open(parse_address(record.source), vm=record.vm)
-    places = [await _open_place(parse_address(place), record.vm, shares) for place in record.places]
-    return MovedShares(source, tuple(places))
+    made: list[tuple[Share, str]] = []
+    places = [await _open_place(parse_address(place), record.vm, shares, made) for place in record.places]
+    return MovedShares(source, tuple(places), tuple(made))
 
 
-async def _open_place(address: Address, vm: str, shares: Shares) -> Share:
+async def _open_place(address: Address, vm: str, shares: Shares, made: list[tuple[Share, str]]) -> Share:
     place = await shares.open(address, vm=vm)
     try:
         await place.stat("")
@@ -65,6 +74,7 @@ async def _open_place(address: Address, vm: str, shares: Shares) -> Share:
             ) from None  # fmt: skip
         await share.make_dir(name)
         await share.flush_directory("")
+        made.append((share, name))
     return place
 
 

@@ -1,0 +1,1 @@
+"""`replicad move`: a module for each group of its verbs."""

@@ -1,0 +1,321 @@
+"""`replicad move start` and `resume`: moves are carried out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from replicad.cli.options import complete_vm, config_option, json_option, load_configuration
+from replicad.cli.output import human_bytes, print_json, print_line, print_table
+from replicad.model.known_moves import KnownMove, shown_id
+from replicad.model.moves import MAX_FREEZE_S, MAX_ROUNDS, MoveOptions, MovePhase, NoConvergence, SourceAfter
+from replicad.model.names import printable
+from replicad.model.progress import Observer, PhaseStarted, ProgressEvent, Warned
+
+from .shown import print_done
+from .values import BANDWIDTH, DISK, DURATION, FREEZE
+
+if TYPE_CHECKING:
+    from replicad.catalog import Catalog
+    from replicad.model.errors import ReplicadError
+    from replicad.service.compose import Shares
+    from replicad.settings import Settings
+    from replicad.workflows.context import Context
+
+_PARTLY_DONE = 3
+_MOST_ROUNDS = 1_000
+
+Facts = dict[str, Any]
+
+
+@click.command("start")
+@click.argument("source", shell_complete=complete_vm)
+@click.argument("destination")
+@click.option(
+    "--disk", "disks", multiple=True, type=DISK, metavar="PATTERN=DIR", help="Disks that fit go to DIR. Repeatable."
+)
+@click.option(
+    "--max-freeze", type=FREEZE, metavar="TIME", default=f"{MAX_FREEZE_S:g}s", show_default=True,
+    help="How long the machine may stand still: 200ms, 5s.",
+)  # fmt: skip
+@click.option(
+    "--max-rounds", type=click.IntRange(1, _MOST_ROUNDS), default=MAX_ROUNDS, show_default=True, metavar="N",
+    help="How often what was written meanwhile is sent before it is said that the machine writes too much.",
+)  # fmt: skip
+@click.option(
+    "--on-no-convergence", type=click.Choice([word.value for word in NoConvergence]), default=NoConvergence.ABORT.value,
+    show_default=True, help="If it writes faster than that can be sent: give up, or let it stand still for longer.",
+)  # fmt: skip
+@click.option("--keep-source", is_flag=True, help="Rename the source's files, and never delete them.")
+@click.option("--grace", type=DURATION, metavar="TIME", help="Rename them, and delete them after this time: 24h.")
+@click.option(
+    "--monitor", metavar="PATH", help="The QMP socket of the machine, where the configuration does not say it."
+)
+@click.option(
+    "--bandwidth", type=BANDWIDTH, metavar="RATE",
+    help="The most to read or send, beside the configuration's limits: 50M, or a timetable as in the configuration.",
+)  # fmt: skip
+@click.option(
+    "--priority",
+    type=click.IntRange(-100, 100),
+    default=0,
+    metavar="N",
+    help="Of several that wait the highest goes first.",
+)
+@click.option("--dry-run", is_flag=True, help="Look at everything, and tell what would be moved where; move nothing.")
+@config_option
+@json_option
+def start(
+    source: str,
+    destination: str,
+    disks: tuple[tuple[str, str], ...],
+    max_freeze: float,
+    max_rounds: int,
+    on_no_convergence: str,
+    keep_source: bool,
+    grace: int | None,
+    monitor: str | None,
+    bandwidth: str | None,
+    priority: int,
+    dry_run: bool,
+    config: Path | None,
+    as_json: bool,
+) -> int:
+    r"""Move a virtual machine from SOURCE to DESTINATION while it runs.
+
+    SOURCE is the name of a machine of the configuration, or the directory with its disks. All files in it are taken
+    along. DESTINATION is the machine's new directory: its files will lie in it, not in one below. It is made if it is
+    missing; nothing in it is ever overwritten.
+
+    A pattern, for names or as the last part of a directory ('web*', '\\nas1\vms\*'), moves every machine that fits, one
+    after the other, each into a directory of its own below DESTINATION; so do the directories of --disk. Exit code 3 if
+    some can't be moved.
+
+    A move that was interrupted, or failed, is gone on with when it is started again.
+    """
+    if keep_source and grace is not None:
+        raise click.UsageError("a source that is kept has no time to be deleted at: give --keep-source or --grace")
+    options = MoveOptions(
+        max_freeze_s=max_freeze,
+        max_rounds=max_rounds,
+        on_no_convergence=NoConvergence(on_no_convergence),
+        source_after=SourceAfter.KEEP if keep_source else SourceAfter.DELETE,
+        grace_s=grace or 0,
+        bandwidth=bandwidth,
+        priority=priority,
+    )
+    asked = _Asked(source, destination, disks, options, monitor)
+    settings = load_configuration(config)
+    if dry_run:
+        return _tell_plans(settings, asked, as_json)
+    return _carry_out(lambda observe, tell: _start(settings, asked, observe, tell), as_json)
+
+
+@click.command("resume")
+@click.argument("move_id", metavar="ID")
+@config_option
+@json_option
+def resume(move_id: str, config: Path | None, as_json: bool) -> int:
+    """Go on with a move that was interrupted, or failed, wherever it was.
+
+    Of one that is done but for its source's files, the files are deleted if their time has come.
+    """
+    settings = load_configuration(config)
+    return _carry_out(lambda observe, tell: _resume(settings, move_id, observe, tell), as_json)
+
+
+class _Asked:
+    """An order as it was typed. Local directories may be relative."""
+
+    def __init__(
+        self, source: str, destination: str, disks: tuple[tuple[str, str], ...], options: MoveOptions,
+        monitor: str | None,
+    ) -> None:  # fmt: skip
+        from replicad.cli.replica_target import locate_replica
+        from replicad.service.moving.orders import Wanted, is_address
+
+        self.source = _absolute(source) if is_address(source) else source
+        self.wanted = Wanted(
+            locate_replica(destination),
+            tuple((pattern, locate_replica(directory)) for pattern, directory in disks),
+            options,
+            None if monitor is None else str(Path(monitor).absolute()),
+        )
+
+
+def _absolute(source: str) -> str:
+    """A pattern in the last part stays as it is."""
+    from replicad.cli.replica_target import locate_replica
+
+    if source.startswith(("\\", "//")) or source.lower().startswith("smb://"):
+        return source if source.startswith(("\\\\", "//")) or "/" in source else str(locate_replica(source))
+    above, _, last = source.rstrip("/").rpartition("/")
+    return str(locate_replica(above or "/").child(last)) if above or source.startswith("/") else source
+
+
+class _Came:
+    """What came of several moves: those that were carried out, and the errors of the others, by machine."""
+
+    def __init__(self) -> None:
+        self.moves: list[Facts] = []
+        self.failed: list[tuple[str, ReplicadError]] = []
+
+
+async def _start(settings: Settings, asked: _Asked, observe: Observer, tell: Callable[[str], None]) -> _Came:
+    from replicad.model.errors import ReplicadError
+
+    from .here import moving, opened_catalog
+
+    came = _Came()
+    async with opened_catalog(settings, observe) as catalog:
+        async with moving(settings, catalog, observe) as here:
+            moves = await _ordered(settings, asked, await catalog.moves(), here.shares, here.ctx)
+        for known in moves:
+            if known.record.files:
+                tell(f"{known.vm}: going on with move {shown_id(known.id)}, which was begun before")
+            watch = observe if len(moves) == 1 else _named(known.vm, observe)
+            try:
+                came.moves.append(await _carried_out(settings, catalog, known, watch, tell))
+            except ReplicadError as error:
+                came.failed.append((known.vm, error))
+    return came
+
+
+async def _resume(settings: Settings, move_id: str, observe: Observer, tell: Callable[[str], None]) -> _Came:
+    from replicad.model.errors import PermanentError, ReplicadError
+
+    from .here import opened_catalog
+
+    came = _Came()
+    async with opened_catalog(settings, observe) as catalog:
+        known = await catalog.move(move_id)
+        if known.phase.has_ended:
+            raise PermanentError("go on with", f"move {shown_id(known.id)} of {known.vm}", f"it is {known.phase}")
+        try:
+            came.moves.append(await _carried_out(settings, catalog, known, observe, tell))
+        except ReplicadError as error:
+            came.failed.append((known.vm, error))
+    return came
+
+
+async def _carried_out(
+    settings: Settings, catalog: Catalog, known: KnownMove, observe: Observer, tell: Callable[[str], None]
+) -> Facts:
+    from .here import facts_of, moving
+
+    try:
+        async with moving(settings, catalog, observe, known.record.options.bandwidth) as here:
+            return facts_of(await here.mover.carry_out(known))
+    finally:
+        left = next((one for one in await catalog.moves() if one.id == known.id), None)
+        if left is not None and left.ended is None and left.phase is not MovePhase.RETIRED:
+            short = shown_id(left.id)
+            back = f", or taken back by 'replicad move cancel {short}'" if left.record.can_be_cancelled else ""
+            tell(f"{left.vm}: what is left of the move is gone on with by 'replicad move resume {short}'{back}")
+
+
+async def _ordered(
+    settings: Settings, asked: _Asked, known: Sequence[KnownMove], shares: Shares, ctx: Context
+) -> list[KnownMove]:
+    """The moves to carry out: for each machine the one that was begun before, else a new one."""
+    from replicad.service.moving.orders import find_machines, move_of
+
+    found = await find_machines(asked.source, settings, shares)
+    if asked.wanted.monitor is not None and len(found.machines) > 1:
+        raise click.UsageError("--monitor is the socket of one machine, and several fit")
+    return [
+        move_of(
+            machine, asked.wanted.each_below(machine.vm) if found.by_pattern else asked.wanted, known, ctx.new_id,
+            ctx.clock.now(),
+        )
+        for machine in found.machines
+    ]  # fmt: skip
+
+
+def _named(vm: str, observe: Observer) -> Observer:
+    """One that says which machine a phase or a warning is of."""
+
+    def hear(event: ProgressEvent) -> None:
+        if isinstance(event, PhaseStarted):
+            event = replace(event, name=f"{vm}: {event.name}")
+        elif isinstance(event, Warned):
+            event = replace(event, text=f"{vm}: {event.text}")
+        observe(event)
+
+    return hear
+
+
+def _carry_out(work: Callable[[Observer, Callable[[str], None]], Coroutine[Any, Any, _Came]], as_json: bool) -> int:
+    from replicad.cli.progress import showing_progress
+    from replicad.cli.run_async import run_async
+
+    said: list[str] = []
+    try:
+        with showing_progress() as observe:
+            came = run_async(work(observe, said.append))
+    finally:
+        for text in said:
+            click.echo(f"replicad: {printable(text)}", err=True)
+    if as_json:
+        print_json({"moves": came.moves, "failed": [{"vm": vm, "error": str(error)} for vm, error in came.failed]})
+    else:
+        for move in came.moves:
+            print_done(move)
+    if len(came.moves) + len(came.failed) == 1:
+        if came.failed:
+            raise came.failed[0][1]
+        return 0
+    if not as_json:
+        print_line(f"{len(came.moves)} of {len(came.moves) + len(came.failed)} machines moved")
+    if not came.moves:
+        raise ExceptionGroup("no machine was moved", [error for _, error in came.failed])
+    for vm, error in came.failed:
+        click.echo(f"replicad: {printable(vm)}: {printable(str(error))}", err=True)
+    return _PARTLY_DONE if came.failed else 0
+
+
+def _tell_plans(settings: Settings, asked: _Asked, as_json: bool) -> int:
+    from replicad.cli.progress import showing_progress
+    from replicad.cli.run_async import run_async
+
+    with showing_progress() as observe:
+        plans = run_async(_plans(settings, asked, observe))
+    if as_json:
+        print_json({"dry_run": True, "moves": plans})
+        return 0
+    for plan in plans:
+        runs = "it runs, and would be moved while it does" if plan["runs"] else "nobody uses its disks"
+        print_line(f"{plan['vm']}: {human_bytes(plan['copied_bytes'])} would be copied; {runs}; nothing was moved")
+        rows = [[f["path"], human_bytes(f["size_bytes"]), f["to"]] for f in plan["files"]]
+        print_table(["file", "size", "to"], rows, right=[1])
+        for warning in plan["warnings"]:
+            print_line(f"warning: {warning}")
+    return 0
+
+
+async def _plans(settings: Settings, asked: _Asked, observe: Observer) -> list[Facts]:
+    from replicad.hypervisor.port import Usage
+
+    from .here import facts_of, moving, opened_catalog
+
+    plans = []
+    async with (
+        opened_catalog(settings, observe) as catalog,
+        moving(settings, catalog, observe, asked.wanted.options.bandwidth) as here,
+    ):
+        for known in await _ordered(settings, asked, (), here.shares, here.ctx):
+            plan = await here.mover.plan(known)
+            facts = facts_of(plan.move)
+            plans.append(
+                {
+                    **{key: facts[key] for key in ("vm", "source", "places", "files")},
+                    "copied_bytes": plan.copied_bytes,
+                    "runs": plan.usage is Usage.RUNNING,
+                    "warnings": list(plan.warnings),
+                }
+            )
+    return plans

@@ -1,0 +1,53 @@
+"""Values that options of a move take, as people type them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from replicad.settings.problems import WrongError
+from replicad.settings.timetable import parse_timetable
+from replicad.settings.units import parse_duration, parse_short
+
+_LONGEST_FREEZE_MS = 600_000
+
+
+class Parsed(click.ParamType[Any]):
+    """What a function makes of the text, or the sentence that it refuses it with."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """UsageError for what can't be read."""
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except WrongError as error:
+            self.fail(str(error), param, ctx)
+
+
+def _disk(text: str) -> tuple[str, str]:
+    pattern, separator, address = text.partition("=")
+    if not separator or not pattern or not address:
+        raise WrongError(f"'{text}' is no pattern with a directory", r"write one such as web.vhdx=\\nas3\fast")
+    return pattern, address
+
+
+def _bandwidth(text: str) -> str:
+    parse_timetable(text)
+    return text
+
+
+FREEZE = Parsed("time", lambda text: parse_short(text, max_ms=_LONGEST_FREEZE_MS) / 1000)
+"""Seconds."""
+DURATION = Parsed("time", parse_duration)
+"""Whole seconds."""
+DISK = Parsed("disk", _disk)
+"""A pattern and a directory."""
+BANDWIDTH = Parsed("rate", _bandwidth)
+"""A timetable, as it was typed."""
