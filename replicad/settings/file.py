@@ -26,6 +26,7 @@ from .model import (
     DEFAULT_HOOK_TIMEOUT_S,
     DEFAULT_KEEP_FREE,
     DEFAULT_MAX_STALL_MS,
+    DEFAULT_MOVES,
     DEFAULT_SAMPLE,
     LOG_FORMATS,
     LOG_LEVELS,
@@ -362,6 +363,14 @@ class SettingsFile(_Group):
         ),
     ] = DEFAULT_CONCURRENT
     """How many virtual machines are replicated at a time, at most."""
+    max_moves: Annotated[
+        int,
+        *_reads(
+            lambda value: values.number(value, 1, 32),
+            {"type": "integer", "minimum": 1, "maximum": 32, "default": DEFAULT_MOVES},
+        ),
+    ] = DEFAULT_MOVES
+    """How many virtual machines are moved by the daemon at a time, at most."""
     hooks: HooksGroup = HooksGroup()
     api: ApiGroup = ApiGroup()
     log: LogGroup = LogGroup()

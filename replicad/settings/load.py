@@ -73,6 +73,7 @@ def parse(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
         state_dir=Path(group.state_dir) if group.state_dir else default_state_dir(environ),
         bandwidth=group.bandwidth,
         max_concurrent=group.max_concurrent,
+        max_moves=group.max_moves,
         hooks=_hooks(group.hooks),
         api=_api(group.api),
         log=LogSettings(group.log.level, group.log.format),

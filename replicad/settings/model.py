@@ -24,6 +24,7 @@ DEFAULT_CONFIG_FILES = ("*.vmcx", "*.vmrs", "*.vmgs", "*.xml")
 DEFAULT_PORT = 445
 DEFAULT_CONNECTIONS = 2
 DEFAULT_CONCURRENT = 4
+DEFAULT_MOVES = 2
 DEFAULT_HOOK_TIMEOUT_S = 30
 LOG_LEVELS = ("debug", "info", "warning", "error")
 LOG_FORMATS = ("auto", "text", "json")
@@ -218,7 +219,8 @@ class VirtualMachine:
 class Settings:
     """A whole configuration. The mappings are by name and can't be changed.
 
-    `bandwidth` is for all machines together, None is no limit. `max_concurrent` cycles run at a time, at most. Without
+    `bandwidth` is for all machines together, None is no limit. `max_concurrent` cycles and
+    `max_moves` moves run at a time, at most. Without
     `api` the daemon answers on its Unix socket alone.
     """
 
@@ -226,6 +228,7 @@ class Settings:
     state_dir: Path
     bandwidth: Timetable | None = None
     max_concurrent: int = DEFAULT_CONCURRENT
+    max_moves: int = DEFAULT_MOVES
     hooks: Hooks = field(default_factory=Hooks)
     api: TcpAccess | None = None
     log: LogSettings = field(default_factory=LogSettings)

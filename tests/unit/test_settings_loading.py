@@ -118,6 +118,7 @@ def test_hooks_are_commands_and_urls_that_are_not_shown(tmp_path: Path) -> None:
     settings = _load(
         tmp_path,
         "max_concurrent: 64\n"
+        "max_moves: 32\n"
         "hooks:\n"
         "  on_failure: [/usr/local/bin/tell, $HOME, 'hunter2 웹']\n"
         "  on_success: HTTPS://svc:hunter2@alerts.example.net:8443/hunter2?q=hunter2\n"
@@ -131,6 +132,7 @@ def test_hooks_are_commands_and_urls_that_are_not_shown(tmp_path: Path) -> None:
     )
     assert settings.hooks == Hooks(failure, success, health, timeout_s=3_600)
     assert settings.max_concurrent == 64
+    assert settings.max_moves == 32
     assert [hook.shown for hook in (failure, success, health)] == [
         "/usr/local/bin/tell", "https://alerts.example.net:8443/…", "http://[::1]",
     ]  # fmt: skip
