@@ -44,9 +44,9 @@ class HeldUser:
         return {file.path: await self._side(file) for file in files}
 
     async def _side(self, file: Relocation) -> Side:
-        if await _is_written(self.source, file.path):
+        if await is_written(self.source, file.path):
             return Side.SOURCE
-        return Side.DESTINATION if await _is_written(self.places[file.place], file.target) else Side.NOBODY
+        return Side.DESTINATION if await is_written(self.places[file.place], file.target) else Side.NOBODY
 
     async def _hold_or_wait(self, held: AsyncExitStack, files: Sequence[Relocation]) -> list[ShareFile]:
         deadline = self.clock.monotonic_s() + self.wait_s
@@ -80,7 +80,8 @@ class StillHeld:
         """Nobody has to be told."""
 
 
-async def _is_written(share: Share, path: str) -> bool:
+async def is_written(share: Share, path: str) -> bool:
+    """Whether somebody has the file open for writing now. UnsupportedError where that can't be told."""
     try:
         async with await share.open(path, OpenMode.HOLD):
             return False

@@ -103,6 +103,10 @@ class OpenPage:
                 Alarmed(f"{self._page.vm} goes on, but that can't be written down: it is thawed again later: {error}")
             )
 
+    async def confirmed(self, key: str) -> None:
+        """It must never be undone; raises if that can't be written down: then it may be undone all the same."""
+        await self._save(tuple(entry for entry in self._page.entries if entry.key != key))
+
     @asynccontextmanager
     async def undone(
         self,

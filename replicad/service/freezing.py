@@ -8,6 +8,7 @@ from functools import partial
 from replicad.hypervisor.command.freezing import CommandFreezer
 from replicad.hypervisor.command.running import UNDO_KIND, undo_command
 from replicad.hypervisor.command.snapshots import CommandSnapshots
+from replicad.hypervisor.command.switching import SWITCH_UNDO_KIND, undo_switch
 from replicad.hypervisor.qemu.freezer import UNDO_KIND as QEMU_UNDO_KIND
 from replicad.hypervisor.thawing import FreezeJournal
 from replicad.model.names import path_on
@@ -27,7 +28,11 @@ from .qemu_source import undo_qemu
 
 def freeze_journal(ctx: Context) -> FreezeJournal:
     """The journal of this host, with all that can be frozen."""
-    undo = {UNDO_KIND: undo_command(ctx.observe), QEMU_UNDO_KIND: undo_qemu}
+    undo = {
+        UNDO_KIND: undo_command(ctx.observe),
+        SWITCH_UNDO_KIND: undo_switch(ctx.observe),
+        QEMU_UNDO_KIND: undo_qemu,
+    }
     return FreezeJournal(ctx.state, ctx.holder, ctx.clock, undo, ctx.observe)
 
 

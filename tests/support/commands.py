@@ -10,6 +10,7 @@ from pathlib import Path
 from replicad.hypervisor.command.freezing import CommandFreezer
 from replicad.hypervisor.command.running import UNDO_KIND, undo_command
 from replicad.hypervisor.command.snapshots import CommandSnapshots
+from replicad.hypervisor.command.switching import SWITCH_UNDO_KIND, undo_switch
 from replicad.hypervisor.thawing import FreezeJournal
 from replicad.model.progress import ProgressEvent, Said, Warned
 from replicad.storage.local import LocalShare
@@ -50,7 +51,10 @@ class Stage:
 
     def journal(self) -> FreezeJournal:
         holder = LockHolder("host", "machine", "boot", 1, "1", "2026-01-01T00:00:00Z")
-        undo = {UNDO_KIND: undo_command(self.events.append)}
+        undo = {
+            UNDO_KIND: undo_command(self.events.append),
+            SWITCH_UNDO_KIND: undo_switch(self.events.append),
+        }
         return FreezeJournal(self.share, lambda: holder, SteadyClock().clock(), undo, self.events.append)
 
     def freezer(self, freeze: Command | str = "", thaw: Command | str = "") -> CommandFreezer:
@@ -79,7 +83,7 @@ class Stage:
 
 @asynccontextmanager
 async def command_stage(root: Path) -> AsyncIterator[Stage]:
-    (root / "state").mkdir()
+    (root / "state").mkdir(exist_ok=True)
     share = LocalShare(str(root / "state"))
     try:
         yield Stage(root, share)

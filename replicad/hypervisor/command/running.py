@@ -32,6 +32,7 @@ class Phase(StrEnum):
     THAW = "thaw"
     SNAPSHOT = "snapshot"
     RELEASE = "release"
+    SWITCH = "switch"
 
 
 _VERBS = {
@@ -39,12 +40,14 @@ _VERBS = {
     Phase.THAW: "thaw",
     Phase.SNAPSHOT: "take a snapshot of",
     Phase.RELEASE: "release the snapshot of",
+    Phase.SWITCH: "switch",
 }
 _HINTS = {
     Phase.FREEZE: "Run it by hand to see why; the log has what it said.",
     Phase.THAW: "THE MACHINE MAY STILL BE FROZEN: thaw it by hand; the log has what the command said.",
     Phase.SNAPSHOT: "Run it by hand to see why; the log has what it said.",
     Phase.RELEASE: "The snapshot may still be there: remove it by hand; the log has what the command said.",
+    Phase.SWITCH: "Run it by hand to see why; the log has what it said.",
 }
 
 
@@ -62,15 +65,24 @@ class Call:
     disks: tuple[str, ...]
     wanted: Consistency
     timeout_s: float
+    new_disks: tuple[str, ...] | None = None
+    """What the machine is to use in place of each of `disks`, if it is to be switched."""
 
     def variables(self) -> dict[str, str]:
-        """What its environment says of it."""
-        return {
+        """What its environment says of it. PermanentError if that does not fit."""
+        told = {
             "REPLICAD_VM": self.vm,
             "REPLICAD_DISKS": "\n".join(self.disks),
             "REPLICAD_PHASE": self.phase.value,
             "REPLICAD_WANTED": self.wanted.value,
         }
+        if self.new_disks is not None:
+            told["REPLICAD_NEW_DISKS"] = "\n".join(self.new_disks)
+        for name, text in told.items():
+            if len(text.encode()) > MAX_VARIABLE_BYTES:
+                answer = f"the paths of its {len(self.disks)} disks are too long for {name}"
+                raise PermanentError(_VERBS[self.phase], self.vm, answer, "Make several machines of it.")
+        return told
 
     def as_how(self) -> dict[str, str]:
         """For the freeze journal."""
@@ -81,7 +93,7 @@ class Call:
             "disks": json.dumps(self.disks),
             "wanted": self.wanted.value,
             "timeout_s": str(self.timeout_s),
-        }
+        } | ({} if self.new_disks is None else {"new_disks": json.dumps(self.new_disks)})
 
 
 async def run(call: Call, observe: Observer) -> Printed:
@@ -97,9 +109,6 @@ async def run(call: Call, observe: Observer) -> Printed:
         observe(Said(call.vm, f"{call.phase} ({named})", line))
 
     variables = call.variables()
-    if len(variables["REPLICAD_DISKS"].encode()) > MAX_VARIABLE_BYTES:
-        answer = f"the paths of its {len(call.disks)} disks are too long for REPLICAD_DISKS"
-        raise PermanentError(_VERBS[call.phase], call.vm, answer, "Make several machines of it.")
     printed = Printed(say)
     try:
         with _getting_on(observe):
@@ -156,16 +165,18 @@ def undo_command(observe: Observer) -> Undo:
     """What undoes, for the freeze journal, what a process that died has done by a command."""
 
     async def undo(vm: str, how: Mapping[str, str]) -> None:
-        await run(_call_of(vm, how), observe)
+        await run(call_of(vm, how), observe)
 
     return undo
 
 
-def _call_of(vm: str, how: Mapping[str, str]) -> Call:
+def call_of(vm: str, how: Mapping[str, str]) -> Call:
+    """What `as_how` gave. IntegrityError for what makes no sense."""
     try:
         arguments, disks = (tuple(str(one) for one in json.loads(how[key])) for key in ("arguments", "disks"))
+        new_disks = tuple(str(one) for one in json.loads(how["new_disks"])) if "new_disks" in how else None
         call = Call(
-            vm, Phase(how["phase"]), arguments, disks, Consistency(how["wanted"]), float(how["timeout_s"])
+            vm, Phase(how["phase"]), arguments, disks, Consistency(how["wanted"]), float(how["timeout_s"]), new_disks
         )  # fmt: skip
     except (KeyError, ValueError, TypeError):
         raise IntegrityError(
