@@ -27,6 +27,7 @@ class ColdMoves:
     """What each process of ours starts with."""
 
     settings: Settings
+    consistency: Consistency = field(default_factory=lambda: Consistency(wait_s=0))
     events: list[ProgressEvent] = field(default_factory=list)
     remembered: list[MoveRecord] = field(default_factory=list)
 
@@ -46,8 +47,8 @@ class ColdMoves:
             clock = replace(now.clock, now=lambda: now.clock.now() + timedelta(seconds=later_s))
             ctx = replace(now, clock=clock)
             opened = await open_shares(record, shares)
-            parts = move_parts(record, Consistency(wait_s=0), opened, self.settings, ctx, self._remember)
-            assert isinstance(parts.user, HeldUser)
+            parts = move_parts(record, self.consistency, opened, self.settings, ctx, self._remember)
+            assert isinstance(parts.user, HeldUser) is (self.consistency.commands.switch is None)
             return await move(record, parts, ctx)
 
     async def move(self, source: str, *places: str, elsewhere: tuple[Elsewhere, ...] = ()) -> MoveRecord:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from replicad.hypervisor.command.freezing import CommandFreezer
+from replicad.hypervisor.command.switching import CommandUser
 from replicad.hypervisor.held import HeldUser
 from replicad.hypervisor.port import DiskUser
 from replicad.hypervisor.qemu.bitmaps import BitmapTracker
@@ -13,8 +15,10 @@ from replicad.hypervisor.qemu.exports import Exports
 from replicad.hypervisor.qemu.monitor import Monitor
 from replicad.hypervisor.qemu.switching import QemuUser
 from replicad.model.address import Address, LocalAddress, parse_address
-from replicad.model.errors import NotFoundError, UnsupportedError
+from replicad.model.errors import NotFoundError
 from replicad.model.moves import MovedFile, MoveRecord, NoConvergence
+from replicad.model.names import path_on
+from replicad.model.points import FileKind
 from replicad.service.compose import Shares
 from replicad.service.freezing import freeze_journal
 from replicad.settings import Consistency, Settings
@@ -104,8 +108,8 @@ def move_parts(
         directory = settings.seen_at(parse_address(record.source))
         if directory is not None:
             tracker = BitmapTracker(monitor, Exports(monitor), directory)
-    elif consistency.method == "command":
-        raise UnsupportedError("move", record.vm, "the method command can't switch disks yet", "Shut it down first.")
+    elif consistency.commands.switch is not None:
+        user = _command_user(record, consistency, opened, ctx)
     marks = None if ctx.cache is None else MarkStore(ctx.cache)
 
     def changes(files: Sequence[MovedFile]) -> ChangeSource:
@@ -114,3 +118,19 @@ def move_parts(
         return TrackedSource(view, tracker, marks, ctx.clock, ctx.observe)
 
     return MoveParts(opened.source, opened.places, user, changes, MoveJournal(opened.places[0], remember))
+
+
+def _command_user(record: MoveRecord, consistency: Consistency, opened: MovedShares, ctx: Context) -> CommandUser:
+    """Who uses the disks of a machine that is switched by commands of its user's. The record is planned."""
+    commands = consistency.commands
+    if commands.freeze is None or commands.thaw is None or commands.switch is None:
+        raise ValueError(f"{record.vm} has a switch, but no freeze and thaw")
+    disks = tuple(file.path for file in record.files if file.kind is FileKind.DISK)
+
+    async def named() -> Sequence[str]:
+        return [path_on(opened.source.name, path) for path in disks]
+
+    freezer = CommandFreezer(
+        record.vm, commands.freeze, commands.thaw, consistency.timeout_s, freeze_journal(ctx), named, ctx.observe
+    )
+    return CommandUser(freezer, commands.switch, opened.source, opened.places, disks.__contains__)

@@ -1,0 +1,90 @@
+"""Whole moves of a machine that is switched by commands: as the daemon puts them together, with real files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from replicad.model.errors import BusyError
+from replicad.model.moves import MoveOptions, MovePhase, SourceAfter
+from replicad.settings import Consistency
+from replicad.settings.model import Commands
+from tests.support.cold_moves import ColdMoves, local_settings
+from tests.support.commands import command_stage
+from tests.support.switched import DISKS, SWITCH, SwitchedMachine
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="scripts of a POSIX shell")
+METHODS = ("command", "reflink")
+# What the machine writes until it stands still, and when it goes on: to the disks that it uses.
+WRITE = 'for use in "$1"/uses/*; do printf %s "$REPLICAD_PHASE" >> "$(cat "$use")"; done'
+
+
+def _consistency(machine: SwitchedMachine, method: str, switch: str, thaw: str = WRITE) -> Consistency:
+    stage = machine.stage
+    commands = Commands(stage.script(WRITE), stage.script(thaw), switch=stage.script(switch.replace("BETWEEN", ":")))
+    return Consistency(method, commands=commands, timeout_s=20)
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_what_it_writes_until_it_stands_still_goes_along_and_it_goes_on_there(
+    tmp_path: Path, method: str
+) -> None:
+    async with command_stage(tmp_path) as stage:
+        machine = SwitchedMachine(stage)
+        machine.prepare(with_copies=False)
+        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, method, SWITCH))
+        record = await moves.move(machine.source.name, machine.destination.name)
+        assert record.phase is MovePhase.DONE
+        assert machine.uses == "곳"
+        assert stage.log == ["freeze", "switch", "thaw"]
+        for number, disk in enumerate(DISKS):
+            data = (tmp_path / "곳" / disk).read_bytes()
+            assert data == bytes([number]) * 4_096 + b"freeze" + b"thaw"
+        assert (tmp_path / "곳/웹.xml").exists()
+        assert list((tmp_path / "source").iterdir()) == []
+        await machine.close()
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_switch_that_fails_leaves_it_at_the_source_and_the_next_attempt_moves_it(
+    tmp_path: Path, method: str
+) -> None:
+    async with command_stage(tmp_path) as stage:
+        machine = SwitchedMachine(stage)
+        machine.prepare(with_copies=False)
+        once = SWITCH + 'if [ ! -e "$1/once" ]; then : > "$1/once"; exit 1; fi'
+        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, method, once))
+        options = MoveOptions(source_after=SourceAfter.KEEP)
+        plan = await moves.plan(machine.source.name, machine.destination.name, options=options)
+        with pytest.raises(BusyError, match="sh ended with status 1"):
+            await moves.run(plan.record)
+        assert machine.uses == "source"
+        assert stage.log == ["freeze", "switch", "switch", "thaw"]
+        assert {path.name for path in (tmp_path / "source").iterdir()} >= set(DISKS)
+        assert not [path for path in (tmp_path / "곳").iterdir() if path.suffix == ".vhdx"]
+        record = await moves.run(plan.record)
+        assert record.phase is MovePhase.DONE
+        assert machine.uses == "곳"
+        for number, disk in enumerate(DISKS):
+            data = (tmp_path / "곳" / disk).read_bytes()
+            assert data == bytes([number]) * 4_096 + b"freeze" + b"thaw" + b"freeze" + b"thaw"
+        await machine.close()
+
+
+async def test_a_machine_whose_commands_can_not_switch_it_is_moved_while_it_is_off(tmp_path: Path) -> None:
+    async with command_stage(tmp_path) as stage:
+        machine = SwitchedMachine(stage)
+        machine.prepare(with_copies=False)
+        commands = Commands(stage.script(), stage.script())
+        moves = ColdMoves(local_settings(tmp_path), consistency=Consistency("command", wait_s=0, commands=commands))
+        plan = await moves.plan(machine.source.name, machine.destination.name)
+        with (
+            (tmp_path / "source" / DISKS[0]).open("r+b"),
+            pytest.raises(BusyError, match="or by commands of your own"),
+        ):
+            await moves.run(plan.record)
+        assert (await moves.run(plan.record)).phase is MovePhase.DONE
+        assert stage.log == []
+        await machine.close()
