@@ -58,7 +58,8 @@ class Identity:
 class Stat:
     """One directory entry. `size_bytes` and `allocated_bytes` are 0 for directories.
 
-    `is_link` marks symbolic links and other reparse points: adapters never follow one below the root.
+    `is_link` marks symbolic links and other reparse points: adapters never follow one below the root. `is_special`
+    marks what is neither a file nor a directory nor a link: a device, a pipe, a socket.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Stat:
     allocated_bytes: int
     write_time_ns: int
     is_link: bool = False
+    is_special: bool = False
 
 
 @dataclass(frozen=True, slots=True)

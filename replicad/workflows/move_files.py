@@ -16,6 +16,7 @@ from .inspect import drive
 
 _MAX_FILES = 10_000
 _RECORDS = ("replica.json", "replica.lock")
+_OURS = ".replicad-"
 _MOVED = ".moved-"
 
 
@@ -30,9 +31,10 @@ class FoundFile:
 
 @dataclass(frozen=True, slots=True)
 class FoundFiles:
-    """The files that a move takes along, sorted by path, with what is left behind on purpose."""
+    """All files below a source, sorted by path, which of them are `chosen`, and what is left behind on purpose."""
 
     files: tuple[FoundFile, ...]
+    chosen: frozenset[str]
     warnings: tuple[str, ...]
 
 
@@ -42,12 +44,14 @@ def is_put_away(name: str) -> bool:
 
 
 async def find_files(source: Share, takes: Callable[[str], bool] | None) -> FoundFiles:
-    """All files below the source, or those that it `takes`.
+    """All files below the source, of which those are chosen that it `takes`; None: all are.
 
-    NotFoundError if there is none; UnsupportedError for a link among them: it would lead elsewhere at the destination;
-    ConflictError if the directory is a replica's; InvalidNameError for a name that not every share takes.
+    NotFoundError if none is; UnsupportedError for a link among those that it takes, which would lead elsewhere at the
+    destination, and for devices, pipes and sockets; ConflictError if the directory is a replica's; InvalidNameError for
+    a name that not every share takes.
     """
     files: list[FoundFile] = []
+    chosen: set[str] = set()
     warnings: list[str] = []
     todo = [""]
     while todo:
@@ -56,31 +60,43 @@ async def find_files(source: Share, takes: Callable[[str], bool] | None) -> Foun
             path = join(directory, entry.name)
             if entry.name in _RECORDS and not directory:
                 raise _is_replica(source)
+            if entry.name.startswith(_OURS):
+                continue
             if entry.is_dir and not entry.is_link:
-                todo += [] if entry.name.startswith(".replicad-") else [path]
-            elif is_put_away(entry.name):
+                todo.append(path)
+                continue
+            if is_put_away(entry.name):
                 warnings.append(f"{path} was put away by a move before, and stays where it is")
-            elif takes is None or takes(path):
-                files.append(_found(source, path, entry))
+                continue
+            if takes is None or takes(path):
+                _refuse_no_file(source, path, entry)
+                check_path(path)
+                chosen.add(path)
+            elif entry.is_link or entry.is_special:
+                continue
+            files.append(FoundFile(path, entry.size_bytes, entry.allocated_bytes))
         if len(files) > _MAX_FILES:
             raise UnsupportedError(
                 "move", source.name, f"it holds more than {_MAX_FILES} files",
                 "Give the directory of one virtual machine.",
             )  # fmt: skip
-    if not files:
+    if not chosen:
         raise NotFoundError("move", source.name, "there is no file of a virtual machine in it", "Check the path.")
-    _refuse_twins(source, files)
-    return FoundFiles(tuple(sorted(files, key=lambda file: file.path)), tuple(warnings))
+    _refuse_twins(source, [file for file in files if file.path in chosen])
+    return FoundFiles(tuple(sorted(files, key=lambda file: file.path)), frozenset(chosen), tuple(warnings))
 
 
-def _found(source: Share, path: str, entry: Stat) -> FoundFile:
+def _refuse_no_file(source: Share, path: str, entry: Stat) -> None:
     if entry.is_link:
         raise UnsupportedError(
             "move", path_on(source.name, path), "it is a link, and would lead elsewhere from its destination",
             "Put the file itself in its place, or move it away.",
         )  # fmt: skip
-    check_path(path)
-    return FoundFile(path, entry.size_bytes, entry.allocated_bytes)
+    if entry.is_special:
+        raise UnsupportedError(
+            "move", path_on(source.name, path), "it is a device, a pipe or a socket, not a file",
+            "Have it elsewhere, such as below /run, or say which files are the machine's.",
+        )  # fmt: skip
 
 
 def _is_replica(source: Share) -> ConflictError:

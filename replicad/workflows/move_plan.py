@@ -56,19 +56,23 @@ async def plan_move(
 
     `takes` says which files belong to the machine; None: all in the directory. Raises, before a byte moves: what
     `find_files` does; NotFoundError for a place that is not there, or a pattern of `elsewhere` that fits nothing;
-    AlreadyExistsError, ConflictError, OutOfSpaceError, AccessDeniedError, InvalidNameError.
+    AlreadyExistsError, ConflictError (also if all of a directory is to go somewhere inside of it), OutOfSpaceError,
+    AccessDeniedError, InvalidNameError.
     """
-    everything = await find_files(source, None)
-    chosen = everything.files if takes is None else (await find_files(source, takes)).files
-    chain = await _chains(record, source, everything.files, {file.path for file in chosen})
-    taken = [file for file in everything.files if file.path in chain.taken]
+    if takes is None:
+        _refuse_inside(record)
+    found_files = await find_files(source, takes)
+    chain = await _chains(record, source, found_files.files, found_files.chosen)
+    taken = [file for file in found_files.files if file.path in chain.taken]
     files = tuple(
         replace(file, parent=chain.parents.get(file.path), is_shared=file.path in chain.shared)
         for file in _placed(taken, elsewhere, source)
     )
     await _check_places(record, source, places, files)
-    copied_bytes = await _check_room(record, taken, files, places)
-    return MovePlan(replace(record, files=files), copied_bytes, everything.warnings)
+    filled = await _filled(taken, files, places)
+    await _check_room(record, files, places, filled.needed)
+    copied_bytes = sum(_bytes_of(file) for file in taken)
+    return MovePlan(replace(record, files=files), copied_bytes, (*found_files.warnings, *filled.warnings))
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +182,40 @@ async def _clean(share: Share, *names: str) -> None:
             await share.remove(name)
 
 
+@dataclass(frozen=True, slots=True)
+class _Filled:
+    """How many bytes each file takes at its place, by its path, and where that is more than it takes now."""
+
+    needed: Mapping[str, int]
+    warnings: tuple[str, ...]
+
+
+def _bytes_of(file: FoundFile) -> int:
+    return min(file.allocated_bytes, file.size_bytes)
+
+
+async def _filled(found_files: Sequence[FoundFile], files: Sequence[MovedFile], places: Sequence[Share]) -> _Filled:
+    needed = {file.path: _bytes_of(file) for file in found_files}
+    warnings = []
+    for number, place in enumerate(places):
+        sparse = [file for file in files if file.place == number and needed[file.path] < file.size_bytes]
+        if sparse and not (await place.capabilities()).sparse:
+            more_bytes = sum(file.size_bytes - needed[file.path] for file in sparse)
+            needed |= {file.path: file.size_bytes for file in sparse}
+            warnings.append(f"{place.name} keeps no holes in files: they take {more_bytes} bytes more there")
+    return _Filled(needed, tuple(warnings))
+
+
 async def _check_room(
-    record: MoveRecord, found_files: Sequence[FoundFile], files: Sequence[MovedFile], places: Sequence[Share]
-) -> int:
-    """The bytes to be copied; OutOfSpaceError where the places lack room for them."""
-    allocated = {file.path: min(file.allocated_bytes, file.size_bytes) for file in found_files}
+    record: MoveRecord, files: Sequence[MovedFile], places: Sequence[Share], needed_by: Mapping[str, int]
+) -> None:
+    """OutOfSpaceError where the places lack room for the files, also if the server could copy them without any."""
     needed: dict[str, int] = {}
     lies_on: dict[str, int] = {}
     for file in files:
         where = _file_system(parse_address(record.places[file.place]))
         lies_on.setdefault(where, file.place)
-        needed[where] = needed.get(where, _ROOM_FOR_OURSELVES_BYTES) + allocated[file.path]
+        needed[where] = needed.get(where, _ROOM_FOR_OURSELVES_BYTES) + needed_by[file.path]
     for where, needed_bytes in needed.items():
         place = places[lies_on[where]]
         free_bytes = await place.free_bytes()
@@ -198,7 +225,24 @@ async def _check_room(
                 f"Make room for {needed_bytes - free_bytes} bytes more, or choose another destination; nothing was "
                 "moved.", missing_bytes=needed_bytes - free_bytes,
             )  # fmt: skip
-    return sum(allocated.values())
+
+
+def _refuse_inside(record: MoveRecord) -> None:
+    """ConflictError for a place inside of the source, all of which is to go there: what is there would go as well."""
+    source = _parts(parse_address(record.source))
+    for place in record.places:
+        where = _parts(parse_address(place))
+        if len(where) > len(source) and where[: len(source)] == source:
+            raise ConflictError(
+                "move", record.source, f"its destination {place} is inside of it",
+                "Choose one beside it, or say which files are the machine's.",
+            )  # fmt: skip
+
+
+def _parts(address: Address) -> tuple[str, ...]:
+    if isinstance(address, SmbAddress):
+        return tuple(folded(part) for part in (address.server, address.share, *address.path.split("/")) if part)
+    return tuple(part for part in address.path.split("/") if part)
 
 
 def _file_system(address: Address) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from socket import AF_UNIX, socket
 
 import pytest
 
@@ -160,6 +161,35 @@ async def test_a_link_among_the_files_is_refused(tmp_path: Path) -> None:
     (source / "disk.vhdx").symlink_to("/etc/hosts")
     with pytest.raises(UnsupportedError, match="it is a link"):
         await moves.move(str(source), str(tmp_path / "새 곳"))
+
+
+async def test_a_socket_among_the_files_is_refused_before_anything_is_held(tmp_path: Path) -> None:
+    source, moves = _source(tmp_path), ColdMoves(local_settings(tmp_path))
+    with socket(AF_UNIX) as monitor:
+        monitor.bind(str(source / "m"))
+        with pytest.raises(UnsupportedError, match="m: it is a device, a pipe or a socket, not a file"):
+            await moves.plan(str(source), str(tmp_path / "새 곳"))
+
+
+async def test_what_is_of_others_in_the_same_directory_stays_whatever_it_is(tmp_path: Path) -> None:
+    source, moves = (
+        _source(tmp_path, **{"other.vhd": b"another machine's", ".replicad-left": b""}),
+        ColdMoves(local_settings(tmp_path)),
+    )
+    (source / "link").symlink_to("other.vhd")
+    plan = await moves.plan(
+        str(source), str(source / "웹"), takes=lambda path: path.startswith(("디스크", "sub/", ".replicad"))
+    )
+    record = await moves.run(plan.record)
+    assert record.phase is MovePhase.DONE
+    assert set(_files(source)) == {"other.vhd", ".replicad-left", "link", "웹/디스크 하나.vhd", "웹/sub/설정 🖥.xml"}
+
+
+@pytest.mark.parametrize("place", ["새 곳", "sub/deep"])
+async def test_all_of_a_directory_is_not_moved_into_itself(tmp_path: Path, place: str) -> None:
+    source, moves = _source(tmp_path), ColdMoves(local_settings(tmp_path))
+    with pytest.raises(ConflictError, match=f"its destination .*{place} is inside of it"):
+        await moves.plan(str(source), str(source / place))
 
 
 async def test_a_place_with_nothing_above_it_is_not_made_up(tmp_path: Path) -> None:

@@ -222,6 +222,7 @@ def _entry(name: str, found: os.stat_result) -> Stat:
         allocated_bytes=0 if is_dir else found.st_blocks * 512,
         write_time_ns=found.st_mtime_ns,
         is_link=stat.S_ISLNK(found.st_mode),
+        is_special=not (is_dir or stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode)),
     )
 
 
