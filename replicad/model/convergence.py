@@ -60,7 +60,9 @@ def judge(rounds: Sequence[RoundFigures], max_freeze_s: float, max_rounds: int) 
     before = rounds[-2]
     written_per_s = last.sent_bytes / before.duration_s if before.duration_s > 0 else 0.0
     left_bytes = written_per_s * last.duration_s
-    freeze_s = _OVERHEAD_S + (left_bytes / sent_per_s if sent_per_s else 0.0)
+    # What a round takes whatever it sends: without a tracker the disks are read whole, also while the machine stands.
+    looking_s = max(0.0, last.duration_s - last.sent_bytes / sent_per_s) if sent_per_s else last.duration_s
+    freeze_s = _OVERHEAD_S + looking_s + (left_bytes / sent_per_s if sent_per_s else 0.0)
     # The next round would take as long as what is left takes to be sent, and leave what is written in that time.
     shrinks = written_per_s < _WORTH_ANOTHER * sent_per_s and freeze_s < _WORTH_ANOTHER * last.duration_s
     if freeze_s <= max_freeze_s and (freeze_s <= _OVERHEAD_S + GOOD_ENOUGH_S or not shrinks):

@@ -16,13 +16,18 @@ _ROUND_TAKES_S = 0.05
 
 
 def _rounds(
-    size_bytes: float, sent_per_s: float, written_per_s: Callable[[float], float], max_freeze_s: float, max_rounds: int
+    size_bytes: float,
+    sent_per_s: float,
+    written_per_s: Callable[[float], float],
+    max_freeze_s: float,
+    max_rounds: int,
+    round_takes_s: float = _ROUND_TAKES_S,
 ) -> tuple[Judgement, int, float]:
     """What a guest and a link like these come to: the last judgement, the rounds, and the freeze there would be."""
     rounds: list[RoundFigures] = []
     now_s, left = 0.0, size_bytes
     while True:
-        duration_s = _ROUND_TAKES_S + left / sent_per_s
+        duration_s = round_takes_s + left / sent_per_s
         rounds.append(RoundFigures(round(left), duration_s))
         left = min(size_bytes, written_per_s(now_s) * duration_s)
         now_s += duration_s
@@ -64,6 +69,15 @@ def test_a_burst_does_not_keep_a_machine_from_being_moved_later() -> None:
 def test_what_shrinks_slowly_is_given_up_after_the_most_rounds_if_it_would_stand_still_too_long() -> None:
     judgement, rounds, _ = _rounds(100_000 * MIB, 100 * MIB, lambda _: 79 * MIB, 0.05, 5)
     assert (judgement.verdict, rounds) == (Verdict.STUCK, 6)
+
+
+@pytest.mark.parametrize(("scan_s", "verdict"), [(4.0, Verdict.GO), (10.0, Verdict.STUCK)])
+def test_disks_that_are_read_whole_in_each_round_are_read_whole_while_the_machine_stands_still(
+    scan_s: float, verdict: Verdict
+) -> None:
+    judgement, rounds, _ = _rounds(8_192 * MIB, 400 * MIB, lambda _: 1 * MIB, 5.0, 30, scan_s)
+    assert (judgement.verdict, rounds) == (verdict, 2)
+    assert judgement.freeze_s == pytest.approx(scan_s, rel=0.1)
 
 
 @given(
