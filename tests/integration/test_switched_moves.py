@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
+from random import Random
 
 import pytest
 
-from replicad.model.errors import BusyError
+from replicad.model.errors import BusyError, UnsupportedError
 from replicad.model.moves import MoveOptions, MovePhase, SourceAfter
 from replicad.settings import Consistency
 from replicad.settings.model import Commands
+from replicad.workflows.move_copying import Copying, Round
 from tests.support.cold_moves import ColdMoves, local_settings
 from tests.support.commands import command_stage
+from tests.support.filesystems import mounted
 from tests.support.switched import DISKS, SWITCH, SwitchedMachine
+from tests.support.vhdx_builder import MIB
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="scripts of a POSIX shell")
-METHODS = ("command", "reflink")
 # What the machine writes until it stands still, and when it goes on: to the disks that it uses.
 WRITE = 'for use in "$1"/uses/*; do printf %s "$REPLICAD_PHASE" >> "$(cat "$use")"; done'
 
@@ -27,14 +31,13 @@ def _consistency(machine: SwitchedMachine, method: str, switch: str, thaw: str =
     return Consistency(method, commands=commands, timeout_s=20)
 
 
-@pytest.mark.parametrize("method", METHODS)
 async def test_what_it_writes_until_it_stands_still_goes_along_and_it_goes_on_there(
-    tmp_path: Path, method: str
+    tmp_path: Path,
 ) -> None:
     async with command_stage(tmp_path) as stage:
         machine = SwitchedMachine(stage)
         machine.prepare(with_copies=False)
-        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, method, SWITCH))
+        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, "command", SWITCH))
         record = await moves.move(machine.source.name, machine.destination.name)
         assert record.phase is MovePhase.DONE
         assert machine.uses == "곳"
@@ -47,15 +50,14 @@ async def test_what_it_writes_until_it_stands_still_goes_along_and_it_goes_on_th
         await machine.close()
 
 
-@pytest.mark.parametrize("method", METHODS)
 async def test_a_switch_that_fails_leaves_it_at_the_source_and_the_next_attempt_moves_it(
-    tmp_path: Path, method: str
+    tmp_path: Path,
 ) -> None:
     async with command_stage(tmp_path) as stage:
         machine = SwitchedMachine(stage)
         machine.prepare(with_copies=False)
         once = SWITCH + 'if [ ! -e "$1/once" ]; then : > "$1/once"; exit 1; fi'
-        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, method, once))
+        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, "command", once))
         options = MoveOptions(source_after=SourceAfter.KEEP)
         plan = await moves.plan(machine.source.name, machine.destination.name, options=options)
         with pytest.raises(BusyError, match="sh ended with status 1"):
@@ -71,6 +73,68 @@ async def test_a_switch_that_fails_leaves_it_at_the_source_and_the_next_attempt_
             data = (tmp_path / "곳" / disk).read_bytes()
             assert data == bytes([number]) * 4_096 + b"freeze" + b"thaw" + b"freeze" + b"thaw"
         await machine.close()
+
+
+_GROWN = 64 * MIB
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount file systems")
+@pytest.mark.parametrize("kind", ["xfs", "btrfs"])
+async def test_of_disks_that_can_be_cloned_only_what_was_written_is_read_in_the_freeze(
+    tmp_path: Path, kind: str, rounds: dict[str, Round]
+) -> None:
+    with mounted(kind, 1 << 30) as where:
+        async with command_stage(where) as stage:
+            machine = SwitchedMachine(stage)
+            machine.prepare(with_copies=False)
+            data = {disk: bytearray(Random(disk).randbytes(_GROWN)) for disk in DISKS}
+            for disk in DISKS:
+                (where / "source" / disk).write_bytes(data[disk])
+            rewrite = (
+                'for use in "$1"/uses/*; do printf %s "$REPLICAD_PHASE" | '
+                'dd of="$(cat "$use")" bs=1 seek=40000000 conv=notrunc 2>/dev/null; done'
+            )
+            commands = Commands(
+                stage.script(rewrite), stage.script(), switch=stage.script(SWITCH.replace("BETWEEN", ":"))
+            )
+            consistency = Consistency("reflink", commands=commands, timeout_s=20)
+            moves = ColdMoves(local_settings(tmp_path), consistency=consistency)
+            record = await moves.move(machine.source.name, str(tmp_path / "새 곳"))
+            assert record.phase is MovePhase.DONE
+            for disk in DISKS:
+                data[disk][40_000_000:40_000_006] = b"freeze"
+                assert (tmp_path / "새 곳" / disk).read_bytes() == data[disk]
+            assert rounds["copying"].scanned_bytes >= 2 * _GROWN
+            assert 0 < rounds["cutover"].changed_bytes <= rounds["cutover"].scanned_bytes <= 2 * MIB
+            # Nothing of what it kept there is left.
+            assert list((where / "source").iterdir()) == []
+            await machine.close()
+
+
+async def test_disks_that_can_not_be_cloned_are_not_moved_by_that_method(tmp_path: Path) -> None:
+    async with command_stage(tmp_path) as stage:
+        machine = SwitchedMachine(stage)
+        machine.prepare(with_copies=False)
+        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, "reflink", SWITCH))
+        with pytest.raises(UnsupportedError, match="clone"):
+            await moves.move(machine.source.name, machine.destination.name)
+        assert stage.log == []
+        await machine.close()
+
+
+@pytest.fixture
+def rounds(monkeypatch: pytest.MonkeyPatch) -> dict[str, Round]:
+    """What each round came to, by its name."""
+    found: dict[str, Round] = {}
+    goes_on = Copying.round
+
+    async def heard(self: Copying, name: str, *, is_last: bool = False) -> Round:
+        found[name] = await goes_on(self, name, is_last=is_last)
+        return found[name]
+
+    monkeypatch.setattr(Copying, "round", heard)
+    return found
 
 
 async def test_a_machine_whose_commands_can_not_switch_it_is_moved_while_it_is_off(tmp_path: Path) -> None:

@@ -23,9 +23,11 @@ from replicad.service.compose import Shares
 from replicad.service.freezing import freeze_journal
 from replicad.settings import Consistency, Settings
 from replicad.storage.port import Share
+from replicad.tracking.cloned_rounds import ClonedRounds
+from replicad.tracking.extents import ExtentTracker
 from replicad.tracking.marks import MarkStore
 from replicad.tracking.plain import PlainView
-from replicad.tracking.port import ChangeSource, SelectedFile, Tracker
+from replicad.tracking.port import ChangeSource, SelectedFile, Tracker, View
 from replicad.tracking.tracked import TrackedSource
 from replicad.workflows.context import Context
 from replicad.workflows.move_journal import MoveJournal, Remember
@@ -110,11 +112,16 @@ def move_parts(
             tracker = BitmapTracker(monitor, Exports(monitor), directory)
     elif consistency.commands.switch is not None:
         user = _command_user(record, consistency, opened, ctx)
+        if consistency.method == "reflink":
+            tracker = ExtentTracker(opened.source, consistency.keep_free.of, ctx.new_id, ctx.hashing, ctx.observe)
     marks = None if ctx.cache is None else MarkStore(ctx.cache)
 
     def changes(files: Sequence[MovedFile]) -> ChangeSource:
         selected = tuple(SelectedFile(file.path, file.kind, True) for file in files)
-        view = PlainView(opened.source, selected, ctx.clock.now)
+        view: View = PlainView(opened.source, selected, ctx.clock.now)
+        if isinstance(tracker, ExtentTracker):
+            max_stall_s = consistency.max_stall_ms / 1000
+            view = ClonedRounds(opened.source, selected, max_stall_s, ctx.clock, consistency.keep_free.of)
         return TrackedSource(view, tracker, marks, ctx.clock, ctx.observe)
 
     return MoveParts(opened.source, opened.places, user, changes, MoveJournal(opened.places[0], remember))
