@@ -112,6 +112,8 @@ async def _look_at(machine: VirtualMachine, shares: Shares) -> Row:
 
 
 async def _kept_clones(machine: VirtualMachine, shares: Shares) -> KeptRoom | None:
+    if not machine.consistency.leaves_clones:
+        return None  # and nothing is imported for it
     from replicad.model.errors import ReplicadError
     from replicad.service.kept_clones import measured
     from replicad.service.surroundings import system_clock

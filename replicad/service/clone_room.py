@@ -18,7 +18,6 @@ from replicad.tracking.extents import drop_clones, is_short_of_room
 
 from .compose import Shares
 from .events import Event, Trouble
-from .kept_clones import METHODS
 
 LOOK_EVERY_S = 10.0
 
@@ -50,7 +49,7 @@ class CloneRoom:
 
     async def look(self) -> None:
         """Once at all machines. One whose source does not answer keeps nobody else's clones."""
-        machines = [m for m in self._settings.virtual_machines.values() if m.consistency.method in METHODS]
+        machines = [m for m in self._settings.virtual_machines.values() if m.consistency.leaves_clones]
         if not machines:
             return
         async with self._open_shares(self._settings) as shares, asyncio.TaskGroup() as group:

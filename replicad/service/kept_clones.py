@@ -22,8 +22,6 @@ from .compose import Shares
 MEASURE_EVERY_S = 60.0
 _LEAST_REST = 99
 """How many times as long as measuring took nothing is measured after it: fragmented disks must not keep a core busy."""
-METHODS = ("reflink", "qemu")
-"""Consistency methods that can leave clones at a source."""
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("room")
 
@@ -39,7 +37,7 @@ class KeptRoom:
 async def measured(machine: VirtualMachine, shares: Shares, clock: Clock) -> KeptRoom | None:
     """What clones take at a machine's source now, of whichever replica; None where there can be none. Raises what
     opening the source and asking its file system raise."""
-    if machine.consistency.method not in METHODS:
+    if not machine.consistency.leaves_clones:
         return None
     at = clock.now()
     return KeptRoom(await kept_bytes(await shares.open(machine.source)), at)
@@ -82,7 +80,7 @@ class KeptClones:
                 await self._measure_one(machine, shares)
 
     def _machines(self) -> list[VirtualMachine]:
-        return [m for m in self._settings.virtual_machines.values() if m.consistency.method in METHODS]
+        return [m for m in self._settings.virtual_machines.values() if m.consistency.leaves_clones]
 
     async def _measure_one(self, machine: VirtualMachine, shares: Shares) -> None:
         vm = machine.name

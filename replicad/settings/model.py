@@ -103,6 +103,11 @@ class Consistency:
     timeout_s: int = DEFAULT_COMMAND_TIMEOUT_S
     """For each of the commands, and for the guest agent."""
 
+    @property
+    def leaves_clones(self) -> bool:
+        """Whether clones may be kept at the source from one cycle to the next."""
+        return self.method in ("reflink", "qemu")
+
 
 @dataclass(frozen=True, slots=True)
 class Watching:
