@@ -22,6 +22,7 @@ from replicad.settings import Settings
 from .events import CycleEnded, Event, MachineChanged
 from .hub import Hub
 from .kept_clones import KeptRoom
+from .moving.configured import Moves
 from .point_lists import KnownPoints, PointLists
 from .supervisor import Glance, Supervisor
 from .verifying import End, Verifier
@@ -65,6 +66,7 @@ class Control:
         verifier: Verifier,
         points: PointLists,
         kept_clones: Callable[[str], KeptRoom | None] = lambda vm: None,
+        moves: Moves | None = None,
     ) -> None:
         self._settings = settings
         self._supervisor = supervisor
@@ -72,6 +74,7 @@ class Control:
         self._catalog = catalog
         self._clock = clock
         self.reload = reload
+        self.moves = moves
         self.hub = hub
         hub.listen(self._hear)
         self._points = points

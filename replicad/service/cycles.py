@@ -37,7 +37,9 @@ def log_what_was_said(said: Said) -> None:
     _log.info(said.line, vm=said.vm, command=said.program)
 
 
-def _also_logged(observe: Observer) -> Observer:
+def also_logged(observe: Observer) -> Observer:
+    """The same observer; what programs say, and what somebody should know at once, is in the log, too."""
+
     def hear(event: ProgressEvent) -> None:
         if isinstance(event, Said):
             log_what_was_said(event)
@@ -54,7 +56,7 @@ class ConfiguredCycles:
 
     def __init__(self, settings: Settings, ctx: Context, shares: type[Shares] = Shares) -> None:
         self._settings = settings
-        self._limits = BandwidthLimits(settings)
+        self.limits = self._limits = BandwidthLimits(settings)
         self._ctx = ctx
         self._kind = shares
         self._open: set[Shares] = set()
@@ -66,7 +68,7 @@ class ConfiguredCycles:
 
     async def run(self, vm: str, watch: Watch, *, resync: bool) -> CycleReport:
         """As `Cycles.run`."""
-        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=_also_logged(watch.hear))
+        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=also_logged(watch.hear))
         async with self._shares(
             self._kind(self._settings, observe=watch.hear, limits=self._limits, meter=watch.meter)
         ) as shares:
@@ -75,7 +77,7 @@ class ConfiguredCycles:
 
     async def verify(self, vm: str, watch: Watch, covered: Covered, *, repair: bool) -> Verification:
         """As `Verifications.verify`."""
-        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=_also_logged(watch.hear))
+        machine, ctx = self._settings.machine(vm), replace(self._ctx, observe=also_logged(watch.hear))
         async with self._shares(
             Shares(
                 self._settings, observe=watch.hear, limits=self._limits, bandwidth=machine.verify_bandwidth,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,8 @@ from .hub import Hub
 from .kept_clones import KeptClones
 from .lookout import Lookout
 from .metrics import Figures
+from .moving.configured import ConfiguredMoves, Moves
+from .moving.queue import MoveQueue
 from .plans import changed_machines, schedules_of, verification_schedules_of
 from .point_lists import PointLists
 from .sd_notify import Notifier
@@ -42,6 +44,7 @@ from .supervisor import Supervisor
 from .surroundings import surroundings, system_clock
 from .triggers import TriggerDirectory
 from .verifying import Verifier
+from .watch import Watch
 from .watching import Watches
 
 _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("daemon")
@@ -106,6 +109,7 @@ class _Parts:
     journal: FreezeJournal
     lookout: Lookout
     figures: Figures
+    queue: MoveQueue
 
 
 async def _parts(
@@ -132,16 +136,25 @@ async def _parts(
     await verifier.keep(verification_schedules_of(settings), await catalog.verifications())
     await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
     kept_clones = KeptClones(settings, system_clock())
+    moving = ConfiguredMoves(lambda: configuration.settings, cycles.limits, catalog, ctx)
+
+    @asynccontextmanager
+    async def hold(vm: str, watch: Watch) -> AsyncIterator[None]:
+        async with supervisor.held_back(vm), verifier.cycle(vm, watch):
+            yield
+
+    queue = MoveQueue(moving, catalog, ctx.clock, settings.max_moves, hold)
+    await queue.keep()
     control = Control(
         lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub, verifier,
-        PointLists(cycles.points, ctx.clock), kept_clones.of,
+        PointLists(cycles.points, ctx.clock), kept_clones.of, Moves(queue, moving, catalog),
     )  # fmt: skip
     return _Parts(
         configuration, catalog, cycles, supervisor, verifier, control, hooks,
         TriggerDirectory(settings.state_dir, lambda vm: vm in configuration.settings.virtual_machines, give),
         Watches(settings, control.request_for_change, control.latest_of, system_clock()),
         CloneRoom(settings, system_clock(), hub.tell), kept_clones, freeze_journal(ctx),
-        Lookout(control, configuration.notifier, announcer, ctx.clock), figures,
+        Lookout(control, configuration.notifier, announcer, ctx.clock), figures, queue,
     )  # fmt: skip
 
 
@@ -162,6 +175,7 @@ async def _prepared(
         parts.watches.apply(after)
         parts.clone_room.apply(after)
         parts.kept_clones.apply(after)
+        parts.queue.apply(after.max_moves)
 
     return take
 
@@ -173,6 +187,7 @@ async def _live(parts: _Parts, doors: Sequence[Door]) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(parts.supervisor.run(), name="supervisor")
             group.create_task(parts.verifier.run(), name="verifier")
+            group.create_task(parts.queue.run(), name="moves")
             group.create_task(parts.triggers.watch(), name="triggers")
             group.create_task(parts.watches.run(), name="watches")
             group.create_task(parts.clone_room.run(), name="clone room")

@@ -7,7 +7,8 @@ written down the work goes on all the same, as it only saves work.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
@@ -98,6 +99,7 @@ class Supervisor:
         self._tell = tell
         self._machines: dict[str, _Machine] = {}
         self._under_way: dict[asyncio.Task[None], Attempt] = {}
+        self._held: set[str] = set()
         self._changed = asyncio.Event()
         self._steps = ClockSteps(clock)
 
@@ -184,6 +186,19 @@ class Supervisor:
         machine = self._machine(vm)
         await self._turn(machine, agendas.resumed(machine.agenda, self._clock.now()))
 
+    @asynccontextmanager
+    async def held_back(self, vm: str) -> AsyncIterator[None]:
+        """Inside no cycle of this machine begins, and the one that was under way is stopped, for a later one to go on
+        with. Fine if there is no such machine. For one at a time."""
+        self._held.add(vm)
+        try:
+            if (machine := self._machines.get(vm)) is not None:
+                await self._stop(machine)
+            yield
+        finally:
+            self._held.discard(vm)
+            self._changed.set()
+
     async def acknowledge(self, vm: str) -> None:
         """Somebody has seen that a tracker was found wrong; fine if none was. NotFoundError."""
         machine = self._machine(vm)
@@ -234,14 +249,18 @@ class Supervisor:
         waiting = [
             (machine.wanted, vm)
             for vm, machine in self._machines.items()
-            if machine.wanted is not None and machine.wanted <= now and machine.attempt is None
+            if machine.wanted is not None and machine.wanted <= now and machine.attempt is None and vm not in self._held
         ]
         return [self._machines[vm] for _, vm in sorted(waiting)[:room]]
 
     async def _until_something_is_wanted(self) -> None:
         now, pause_s = self._clock.now(), _TICK_S
         if len(self._under_way) < self._most_at_once:
-            waiting = (m.wanted for m in self._machines.values() if m.wanted is not None and m.attempt is None)
+            waiting = (
+                machine.wanted
+                for vm, machine in self._machines.items()
+                if machine.wanted is not None and machine.attempt is None and vm not in self._held
+            )
             soonest = min(waiting, default=now + _NEVER)
             pause_s = max(0.0, min(_TICK_S, (soonest - now).total_seconds()))
         try:

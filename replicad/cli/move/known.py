@@ -69,12 +69,19 @@ def cancel(move_id: str, config: Path | None, as_json: bool) -> None:
     The machine goes on at its source, where nothing was touched. One that another process works on is interrupted
     there, first.
     """
+    from replicad.cli.daemon_client import running_daemon
     from replicad.cli.progress import showing_progress
     from replicad.cli.run_async import run_async
 
+    from .followed import path_of_move
+
+    daemon = running_daemon(config)
     settings = load_configuration(config)
     with showing_progress() as observe:
-        move = run_async(_cancel(settings, move_id, observe))
+        if daemon is not None:
+            move = daemon.post(path_of_move(move_id, "cancel"))["move"]
+        else:
+            move = run_async(_cancel(settings, move_id, observe))
     if as_json:
         print_json(move)
     else:

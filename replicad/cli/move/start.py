@@ -4,24 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from replicad.cli.options import complete_vm, config_option, json_option, load_configuration
+from replicad.cli.options import complete_vm, config_option, json_option, load_configuration, standalone_option
 from replicad.cli.output import human_bytes, print_json, print_line, print_table
+from replicad.cli.working_here import say_no_daemon
+from replicad.model.errors import PermanentError, ReplicadError, TransientError
 from replicad.model.known_moves import KnownMove, shown_id
 from replicad.model.moves import MAX_FREEZE_S, MAX_ROUNDS, MoveOptions, MovePhase, NoConvergence, SourceAfter
 from replicad.model.names import printable
 from replicad.model.progress import Observer, PhaseStarted, ProgressEvent, Warned
 
+from .asked import Asked
+from .followed import follow_moves, order_of, path_of_move
 from .shown import print_done
-from .values import BANDWIDTH, DISK, DURATION, FREEZE
+from .values import BANDWIDTH, DISK, DURATION, FREEZE, MOMENT
 
 if TYPE_CHECKING:
     from replicad.catalog import Catalog
-    from replicad.model.errors import ReplicadError
+    from replicad.cli.daemon_client import Daemon
     from replicad.service.compose import Shares
     from replicad.settings import Settings
     from replicad.workflows.context import Context
@@ -66,9 +71,12 @@ Facts = dict[str, Any]
     metavar="N",
     help="Of several that wait the highest goes first.",
 )
+@click.option("--at", type=MOMENT, metavar="TIME", help="Have the daemon begin then: 22:00, 2026-11-30T01:00.")
+@click.option("--wait/--no-wait", default=True, help="Follow the daemon's moves to their ends, or only ask for them.")
 @click.option("--dry-run", is_flag=True, help="Look at everything, and tell what would be moved where; move nothing.")
 @config_option
 @json_option
+@standalone_option
 def start(
     source: str,
     destination: str,
@@ -81,9 +89,12 @@ def start(
     monitor: str | None,
     bandwidth: str | None,
     priority: int,
+    at: datetime | None,
+    wait: bool,
     dry_run: bool,
     config: Path | None,
     as_json: bool,
+    standalone: bool,
 ) -> int:
     r"""Move a virtual machine from SOURCE to DESTINATION while it runs.
 
@@ -95,7 +106,8 @@ def start(
     after the other, each into a directory of its own below DESTINATION; so do the directories of --disk. Exit code 3 if
     some can't be moved.
 
-    A move that was interrupted, or failed, is gone on with when it is started again.
+    A daemon that runs does it, and goes on with it also when this command is interrupted. A move that was interrupted,
+    or failed, is gone on with when it is started again.
     """
     if keep_source and grace is not None:
         raise click.UsageError("a source that is kept has no time to be deleted at: give --keep-source or --grace")
@@ -108,10 +120,21 @@ def start(
         bandwidth=bandwidth,
         priority=priority,
     )
-    asked = _Asked(source, destination, disks, options, monitor)
-    settings = load_configuration(config)
+    asked = Asked(source, destination, disks, options, monitor)
     if dry_run:
-        return _tell_plans(settings, asked, as_json)
+        return _tell_plans(load_configuration(config), asked, as_json)
+    if standalone and (at is not None or not wait):
+        raise click.UsageError("--at and --no-wait are for the daemon: give them without --standalone")
+    if not standalone:
+        from replicad.cli.daemon_client import needed_daemon, running_daemon
+
+        daemon = (
+            running_daemon(config) if wait and at is None else needed_daemon(config, "ask for", f"a move of {source}")
+        )
+        if daemon is not None:
+            return _by_daemon(daemon, "/moves", order_of(asked, None if at is None else at.isoformat()), wait, as_json)
+        say_no_daemon()
+    settings = load_configuration(config)
     return _carry_out(lambda observe, tell: _start(settings, asked, observe, tell), as_json)
 
 
@@ -119,42 +142,20 @@ def start(
 @click.argument("move_id", metavar="ID")
 @config_option
 @json_option
-def resume(move_id: str, config: Path | None, as_json: bool) -> int:
+@standalone_option
+def resume(move_id: str, config: Path | None, as_json: bool, standalone: bool) -> int:
     """Go on with a move that was interrupted, or failed, wherever it was.
 
     Of one that is done but for its source's files, the files are deleted if their time has come.
     """
+    if not standalone:
+        from replicad.cli.daemon_client import running_daemon
+
+        daemon = running_daemon(config)
+        if daemon is not None:
+            return _by_daemon(daemon, path_of_move(move_id, "resume"), {}, True, as_json)
     settings = load_configuration(config)
     return _carry_out(lambda observe, tell: _resume(settings, move_id, observe, tell), as_json)
-
-
-class _Asked:
-    """An order as it was typed. Local directories may be relative."""
-
-    def __init__(
-        self, source: str, destination: str, disks: tuple[tuple[str, str], ...], options: MoveOptions,
-        monitor: str | None,
-    ) -> None:  # fmt: skip
-        from replicad.cli.replica_target import locate_replica
-        from replicad.service.moving.orders import Wanted, is_address
-
-        self.source = _absolute(source) if is_address(source) else source
-        self.wanted = Wanted(
-            locate_replica(destination),
-            tuple((pattern, locate_replica(directory)) for pattern, directory in disks),
-            options,
-            None if monitor is None else str(Path(monitor).absolute()),
-        )
-
-
-def _absolute(source: str) -> str:
-    """A pattern in the last part stays as it is."""
-    from replicad.cli.replica_target import locate_replica
-
-    if source.startswith(("\\", "//")) or source.lower().startswith("smb://"):
-        return source if source.startswith(("\\\\", "//")) or "/" in source else str(locate_replica(source))
-    above, _, last = source.rstrip("/").rpartition("/")
-    return str(locate_replica(above or "/").child(last)) if above or source.startswith("/") else source
 
 
 class _Came:
@@ -165,9 +166,7 @@ class _Came:
         self.failed: list[tuple[str, ReplicadError]] = []
 
 
-async def _start(settings: Settings, asked: _Asked, observe: Observer, tell: Callable[[str], None]) -> _Came:
-    from replicad.model.errors import ReplicadError
-
+async def _start(settings: Settings, asked: Asked, observe: Observer, tell: Callable[[str], None]) -> _Came:
     from .here import moving, opened_catalog
 
     came = _Came()
@@ -186,8 +185,6 @@ async def _start(settings: Settings, asked: _Asked, observe: Observer, tell: Cal
 
 
 async def _resume(settings: Settings, move_id: str, observe: Observer, tell: Callable[[str], None]) -> _Came:
-    from replicad.model.errors import PermanentError, ReplicadError
-
     from .here import opened_catalog
 
     came = _Came()
@@ -219,7 +216,7 @@ async def _carried_out(
 
 
 async def _ordered(
-    settings: Settings, asked: _Asked, known: Sequence[KnownMove], shares: Shares, ctx: Context
+    settings: Settings, asked: Asked, known: Sequence[KnownMove], shares: Shares, ctx: Context
 ) -> list[KnownMove]:
     """The moves to carry out: for each machine the one that was begun before, else a new one."""
     from replicad.service.moving.orders import find_machines, move_of
@@ -260,6 +257,41 @@ def _carry_out(work: Callable[[Observer, Callable[[str], None]], Coroutine[Any, 
     finally:
         for text in said:
             click.echo(f"replicad: {printable(text)}", err=True)
+    return _print(came, as_json)
+
+
+def _by_daemon(daemon: Daemon, path: str, order: Facts, wait: bool, as_json: bool) -> int:
+    from replicad.cli.daemon_client import ToldError
+    from replicad.cli.progress import showing_progress
+
+    answer = daemon.post(path, order)
+    views = answer.get("moves", [answer])
+    ids = [view["move"]["id"] for view in views]
+    if not wait or order.get("at") is not None:
+        if as_json:
+            print_json({"moves": [view["move"] for view in views], "failed": []})
+        for view in views if not as_json else ():
+            move = view["move"]
+            print_line(f"{move['vm']}: 'replicad move show {shown_id(move['id'])}' tells how the move stands")
+        return 0
+    try:
+        with showing_progress() as observe:
+            views = follow_moves(daemon, ids, observe)
+    except KeyboardInterrupt:
+        click.echo("replicad: the moves go on in the daemon; 'replicad move list' tells how they stand", err=True)
+        raise
+    came = _Came()
+    for view in views:
+        move = view["move"]
+        if move["error"] is None:
+            came.moves.append(move)
+        else:
+            code = TransientError.exit_code if view["retry_at"] is not None else PermanentError.exit_code
+            came.failed.append((move["vm"], ToldError("", move["error"], code)))
+    return _print(came, as_json)
+
+
+def _print(came: _Came, as_json: bool) -> int:
     if as_json:
         print_json({"moves": came.moves, "failed": [{"vm": vm, "error": str(error)} for vm, error in came.failed]})
     else:
@@ -278,7 +310,7 @@ def _carry_out(work: Callable[[Observer, Callable[[str], None]], Coroutine[Any, 
     return _PARTLY_DONE if came.failed else 0
 
 
-def _tell_plans(settings: Settings, asked: _Asked, as_json: bool) -> int:
+def _tell_plans(settings: Settings, asked: Asked, as_json: bool) -> int:
     from replicad.cli.progress import showing_progress
     from replicad.cli.run_async import run_async
 
@@ -297,7 +329,7 @@ def _tell_plans(settings: Settings, asked: _Asked, as_json: bool) -> int:
     return 0
 
 
-async def _plans(settings: Settings, asked: _Asked, observe: Observer) -> list[Facts]:
+async def _plans(settings: Settings, asked: Asked, observe: Observer) -> list[Facts]:
     from replicad.hypervisor.port import Usage
 
     from .here import facts_of, moving, opened_catalog

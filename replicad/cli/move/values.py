@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from datetime import datetime, time, timedelta
 from typing import Any
 
 import click
@@ -43,6 +45,20 @@ def _bandwidth(text: str) -> str:
     return text
 
 
+def _moment(text: str) -> datetime:
+    """In the time zone of this host: the next time that it is so late, or that very moment."""
+    now = datetime.now().astimezone()
+    try:
+        if re.fullmatch("[0-9]{2}:[0-9]{2}", text):
+            at = datetime.combine(now.date(), time.fromisoformat(text)).astimezone()
+            return at if at > now else datetime.combine(now.date() + timedelta(days=1), at.time()).astimezone()
+        return datetime.fromisoformat(text).astimezone()
+    except ValueError:
+        raise WrongError(f"'{text}' is no time", "write one such as 22:00 or 2026-11-30T01:00") from None
+
+
+MOMENT = Parsed("time", _moment)
+"""An aware time."""
 FREEZE = Parsed("time", lambda text: parse_short(text, max_ms=_LONGEST_FREEZE_MS) / 1000)
 """Seconds."""
 DURATION = Parsed("time", parse_duration)

@@ -12,6 +12,7 @@ from .answers import tell_errors
 from .dashboard.routes import dashboard_routes
 from .routes.daemon import daemon_routes
 from .routes.machines import machine_routes
+from .routes.moves import move_routes
 from .routes.sessions import session_routes
 from .sessions import Sessions
 from .shapes import answers
@@ -33,6 +34,8 @@ def application(control: Control, figures: Figures, stop: Stop, sessions: Sessio
         responses=answers(401, 403, 405),
     )
     app.include_router(machine_routes(control, stop))
+    if control.moves is not None:
+        app.include_router(move_routes(control.moves))
     app.include_router(daemon_routes(control, figures, stop))
     app.include_router(session_routes(control, sessions, url))
     app.include_router(dashboard_routes(control))

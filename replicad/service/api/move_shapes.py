@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from replicad.model.address import parse_address
+from replicad.model.address import Address, parse_address
+from replicad.model.errors import ConfigError
 from replicad.model.known_moves import KnownMove
-from replicad.model.moves import MovePhase, SourceAfter
+from replicad.model.moves import MAX_FREEZE_S, MAX_ROUNDS, MoveOptions, MovePhase, NoConvergence, SourceAfter
 from replicad.model.points import FileKind
+from replicad.service.moving.orders import Wanted
+from replicad.service.moving.queue import MoveView
+from replicad.settings.problems import WrongError
+from replicad.settings.timetable import parse_timetable
 from replicad.workflows.move_retiring import deletion_due
 
 
@@ -90,3 +96,87 @@ class MoveShape(_Shape):
                 for file in record.files
             ),
         )
+
+
+class MoveProgressShape(_Shape):
+    """How far a move is in its phase."""
+
+    phase: str
+    done_bytes: int
+    sent_bytes: int
+    total_bytes: int | None
+
+
+class MoveViewShape(_Shape):
+    """A move, and what the daemon does with it now."""
+
+    move: MoveShape
+    progress: MoveProgressShape | None
+    """Null while nobody works on it."""
+    predicted_freeze_s: float | None
+    """How long its machine would stand still if it were switched now."""
+    retry_at: datetime | None
+    """When it is tried again, after something that may go well later."""
+
+    @classmethod
+    def seen(cls, view: MoveView) -> MoveViewShape:
+        """From what the queue shows."""
+        p = view.progress
+        return cls(
+            move=MoveShape.of(view.move),
+            progress=None
+            if p is None
+            else MoveProgressShape(
+                phase=p.phase, done_bytes=p.done_bytes, sent_bytes=p.sent_bytes, total_bytes=p.total_bytes
+            ),
+            predicted_freeze_s=view.freeze_s,
+            retry_at=view.retry_at,
+        )
+
+
+class MovesShape(_Shape):
+    """Several moves."""
+
+    moves: tuple[MoveViewShape, ...]
+
+
+class MoveOrderShape(_Shape):
+    """What is to be moved where."""
+
+    source: str = Field(max_length=4096)
+    """A machine's name, the address of its directory, or a pattern of either."""
+    destination: str = Field(max_length=4096)
+    """The machine's new directory; with a pattern each machine has one of its own below it."""
+    disks: tuple[tuple[str, str], ...] = Field(default=(), max_length=100)
+    """Patterns of disks, each with the directory for what fits."""
+    max_freeze_s: float = Field(default=MAX_FREEZE_S, gt=0, le=600)
+    max_rounds: int = Field(default=MAX_ROUNDS, ge=1, le=1000)
+    on_no_convergence: NoConvergence = NoConvergence.ABORT
+    source_after: SourceAfter = SourceAfter.DELETE
+    grace_s: int = Field(default=0, ge=0, le=10 * 366 * 86_400)
+    monitor: str | None = Field(default=None, max_length=4096)
+    """The path of the machine's QMP socket, where the configuration does not say it."""
+    bandwidth: str | None = Field(default=None, max_length=4096)
+    """A timetable as in the configuration."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    at: AwareDatetime | None = None
+    """It is not begun before then."""
+
+    def wanted(self, read: Callable[[str], Address]) -> Wanted:
+        """As the queue takes it. ConfigError for what can't be read."""
+        try:
+            if self.bandwidth is not None:
+                parse_timetable(self.bandwidth)
+        except WrongError as error:
+            raise ConfigError("take", "the bandwidth of a move", str(error)) from None
+        options = MoveOptions(
+            max_freeze_s=self.max_freeze_s,
+            max_rounds=self.max_rounds,
+            on_no_convergence=self.on_no_convergence,
+            source_after=self.source_after,
+            grace_s=self.grace_s,
+            bandwidth=self.bandwidth,
+            priority=self.priority,
+        )
+        disks = tuple((pattern, read(place)) for pattern, place in self.disks)
+        return Wanted(read(self.destination), disks, options, self.monitor)

@@ -1,0 +1,109 @@
+"""The daemon moves machines: asked by the command line, killed in the middle, and put off to another time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from replicad.cli.main import main
+from tests.support.daemon import Daemon, Facts, Site, site
+from tests.support.scene import contents, make_vhdx
+
+NAMES = ("웹 1", "웹 2", "웹 3")
+
+
+@dataclass
+class Place:
+    """A daemon that keeps three machines, all in local directories."""
+
+    site: Site
+    daemon: Daemon
+    base: Path
+    capsys: pytest.CaptureFixture[str]
+
+    def asked(self, *arguments: str) -> tuple[int, Any]:
+        """`move …`: its exit code, and what it prints."""
+        self.capsys.readouterr()
+        code = main(["move", *arguments, "--config", str(self.site.config), "--json"])
+        out, err = self.capsys.readouterr()
+        assert "in this process" not in err, err
+        return code, json.loads(out) if out else err
+
+    def source(self, vm: str) -> Path:
+        return self.base / "원본" / vm
+
+    def wait_for(self, phase: str, vm: str) -> Facts:
+        """The move of that machine, once it is that far."""
+
+        def seek() -> Facts | None:
+            moves = self.asked("list")[1]["moves"]
+            return next((dict(m) for m in moves if (m["vm"], m["phase"]) == (vm, phase)), None)
+
+        return self.daemon.wait_until(seek, f"{phase} of {vm}")
+
+
+@pytest.fixture
+def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Place]:
+    machines = {}
+    for number, vm in enumerate(NAMES):
+        source = tmp_path / "원본" / vm
+        source.mkdir(parents=True)
+        make_vhdx(source / "디스크.vhdx", number)
+        machines[vm] = {"source": str(source), "replica": str(tmp_path / "사본"), "consistency": {"wait": "1s"}}
+    (tmp_path / "사본").mkdir()
+    (tmp_path / "새 곳").mkdir()
+    with site(tmp_path / "하나") as made:
+        made.write({}, machines, max_moves=1)
+        yield Place(made, made.ready(), tmp_path, capsys)
+        assert made.complaints() == []
+
+
+def test_machines_of_a_pattern_are_moved_by_the_daemon_and_followed(place: Place) -> None:
+    wanted = [contents(place.source(vm)) for vm in NAMES]
+    code, told = place.asked("start", "웹*", str(place.base / "새 곳"))
+    assert (code, [move["vm"] for move in told["moves"]], told["failed"]) == (0, list(NAMES), [])
+    assert {move["phase"] for move in told["moves"]} == {"done"}
+    assert [contents(place.base / "새 곳" / vm) for vm in NAMES] == wanted
+    assert not any(list(place.source(vm).iterdir()) for vm in NAMES)
+
+
+def test_a_move_that_is_put_off_is_there_after_a_death_and_can_be_cancelled(place: Place) -> None:
+    wanted = contents(place.source("웹 1"))
+    code, told = place.asked("start", "웹 1", str(place.base / "새 곳" / "웹"), "--at", "2099-01-01T00:00")
+    assert code == 0
+    (move,) = told["moves"]
+    assert (move["phase"], move["due"] is not None) == ("waiting", True)
+    twin = place.asked("start", "웹 1", str(place.base / "다른 곳"), "--no-wait")
+    assert twin[0] == 1
+    place.daemon.kill()
+    place.daemon = place.site.ready()
+    assert place.wait_for("waiting", "웹 1")["id"] == move["id"]
+    assert place.asked("cancel", move["id"][:8])[1]["phase"] == "cancelled"
+    assert contents(place.source("웹 1")) == wanted
+    assert list((place.base / "새 곳").iterdir()) == []
+
+
+def test_what_is_in_use_is_tried_again_and_moved_by_a_later_daemon(place: Place) -> None:
+    wanted = contents(place.source("웹 2"))
+    with (place.source("웹 2") / "디스크.vhdx").open("r+b"):
+        code, told = place.asked("start", "웹 2", str(place.base / "새 곳" / "웹"))
+        assert code == 5, told
+        place.daemon.kill()
+    place.daemon = place.site.ready()
+    place.wait_for("done", "웹 2")
+    assert contents(place.base / "새 곳" / "웹") == wanted
+
+
+def test_what_can_not_be_moved_is_told_with_its_reason(place: Place) -> None:
+    there = place.base / "새 곳"
+    (there / "디스크.vhdx").write_text("somebody's")
+    code, told = place.asked("start", "웹 3", str(there))
+    assert code == 1, told
+    assert place.wait_for("failed", "웹 3")["error"].startswith("cannot move to")
+    assert place.asked("resume", "없음")[0] == 10
+    assert (there / "디스크.vhdx").read_text() == "somebody's"
