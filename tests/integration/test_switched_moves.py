@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -17,18 +18,12 @@ from replicad.workflows.move_copying import Copying, Round
 from tests.support.cold_moves import ColdMoves, local_settings
 from tests.support.commands import command_stage
 from tests.support.filesystems import mounted
-from tests.support.switched import DISKS, SWITCH, SwitchedMachine
+from tests.support.switched import DISKS, SWITCH, SwitchedMachine, move_and_be_killed, switching
 from tests.support.vhdx_builder import MIB
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="scripts of a POSIX shell")
 # What the machine writes until it stands still, and when it goes on: to the disks that it uses.
 WRITE = 'for use in "$1"/uses/*; do printf %s "$REPLICAD_PHASE" >> "$(cat "$use")"; done'
-
-
-def _consistency(machine: SwitchedMachine, method: str, switch: str, thaw: str = WRITE) -> Consistency:
-    stage = machine.stage
-    commands = Commands(stage.script(WRITE), stage.script(thaw), switch=stage.script(switch.replace("BETWEEN", ":")))
-    return Consistency(method, commands=commands, timeout_s=20)
 
 
 async def test_what_it_writes_until_it_stands_still_goes_along_and_it_goes_on_there(
@@ -37,7 +32,7 @@ async def test_what_it_writes_until_it_stands_still_goes_along_and_it_goes_on_th
     async with command_stage(tmp_path) as stage:
         machine = SwitchedMachine(stage)
         machine.prepare(with_copies=False)
-        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, "command", SWITCH))
+        moves = ColdMoves(local_settings(tmp_path), consistency=switching(stage, SWITCH, WRITE, WRITE))
         record = await moves.move(machine.source.name, machine.destination.name)
         assert record.phase is MovePhase.DONE
         assert machine.uses == "곳"
@@ -57,7 +52,7 @@ async def test_a_switch_that_fails_leaves_it_at_the_source_and_the_next_attempt_
         machine = SwitchedMachine(stage)
         machine.prepare(with_copies=False)
         once = SWITCH + 'if [ ! -e "$1/once" ]; then : > "$1/once"; exit 1; fi'
-        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, "command", once))
+        moves = ColdMoves(local_settings(tmp_path), consistency=switching(stage, once, WRITE, WRITE))
         options = MoveOptions(source_after=SourceAfter.KEEP)
         plan = await moves.plan(machine.source.name, machine.destination.name, options=options)
         with pytest.raises(BusyError, match="sh ended with status 1"):
@@ -72,6 +67,43 @@ async def test_a_switch_that_fails_leaves_it_at_the_source_and_the_next_attempt_
         for number, disk in enumerate(DISKS):
             data = (tmp_path / "곳" / disk).read_bytes()
             assert data == bytes([number]) * 4_096 + b"freeze" + b"thaw" + b"freeze" + b"thaw"
+        await machine.close()
+
+
+@pytest.mark.parametrize(
+    "dies_in", ["freeze", "the first disk of switch", "the end of switch", "thaw", "thaw of the way back"]
+)
+async def test_killed_in_each_phase_the_move_is_gone_on_with_and_no_write_is_lost(tmp_path: Path, dies_in: str) -> None:
+    kill = 'if [ ! -e "$1/once" ]; then : > "$1/once"; kill -9 $PPID; fi\n'
+    switch, freeze, thaw = SWITCH, WRITE + "\n", WRITE + "\n"
+    match dies_in:
+        case "freeze":
+            freeze += kill
+        case "the first disk of switch":
+            switch = switch.replace("BETWEEN", kill)
+        case "the end of switch":
+            switch += kill
+        case "thaw":
+            thaw += kill
+        case _:
+            switch += '[ -e "$1/failed" ] || { : > "$1/failed"; exit 1; }\n'
+            thaw += kill
+    async with command_stage(tmp_path) as stage:
+        machine = SwitchedMachine(stage)
+        machine.prepare(with_copies=False)
+        moves = ColdMoves(local_settings(tmp_path), consistency=switching(stage, switch, freeze, thaw))
+        plan = await moves.plan(machine.source.name, machine.destination.name)
+        move_and_be_killed(tmp_path, plan.record, switch, freeze, thaw)
+        record = await moves.run(plan.record)
+        assert record.phase is MovePhase.DONE
+        assert machine.uses == "곳"
+        assert stage.left() == []
+        written = "".join(phase for phase in stage.log if phase != "switch").encode()
+        assert stage.log[-1] == "thaw"
+        for number, disk in enumerate(DISKS):
+            assert (tmp_path / "곳" / disk).read_bytes() == bytes([number]) * 4_096 + written
+        left = [path.name for path in (tmp_path / "source").iterdir()]
+        assert left == []
         await machine.close()
 
 
@@ -116,7 +148,9 @@ async def test_disks_that_can_not_be_cloned_are_not_moved_by_that_method(tmp_pat
     async with command_stage(tmp_path) as stage:
         machine = SwitchedMachine(stage)
         machine.prepare(with_copies=False)
-        moves = ColdMoves(local_settings(tmp_path), consistency=_consistency(machine, "reflink", SWITCH))
+        moves = ColdMoves(
+            local_settings(tmp_path), consistency=replace(switching(stage, SWITCH, WRITE, WRITE), method="reflink")
+        )
         with pytest.raises(UnsupportedError, match="clone"):
             await moves.move(machine.source.name, machine.destination.name)
         assert stage.log == []

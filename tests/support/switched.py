@@ -12,7 +12,12 @@ from pathlib import Path
 from replicad.hypervisor.command.switching import CommandUser
 from replicad.hypervisor.port import Relocation
 from replicad.model.address import LocalAddress
+from replicad.model.moves import MoveRecord
+from replicad.settings import Consistency
+from replicad.settings.model import Commands
 from replicad.storage.local import LocalShare
+from replicad.workflows.move_journal import decode, encode
+from tests.support.cold_moves import ColdMoves, local_settings
 from tests.support.commands import Stage, command_stage
 
 DISKS = ("웹 하나 🖥.vhdx", "둘.vhdx")
@@ -84,8 +89,24 @@ async def switched_machine(root: Path, *, is_new: bool = True) -> AsyncIterator[
 
 def switch_and_be_killed(root: Path, switch: str, freeze: str, thaw: str) -> None:
     """Freeze, switch and thaw in a process of its own, which one of the scripts kills."""
-    program = "from tests.support.switched import main; main()"
-    arguments = [sys.executable, "-c", program, str(root), switch, freeze, thaw]
+    _be_killed("main", root, switch, freeze, thaw)
+
+
+def move_and_be_killed(root: Path, record: MoveRecord, switch: str, freeze: str, thaw: str) -> None:
+    """A whole move in a process of its own, which one of the scripts kills."""
+    (root / "record").write_bytes(encode(record))
+    _be_killed("main_of_move", root, switch, freeze, thaw)
+
+
+def switching(stage: Stage, switch: str, freeze: str, thaw: str) -> Consistency:
+    """The configuration of a machine with these scripts."""
+    commands = Commands(stage.script(freeze), stage.script(thaw), switch=stage.script(switch.replace("BETWEEN", ":")))
+    return Consistency("command", commands=commands, timeout_s=20)
+
+
+def _be_killed(main: str, root: Path, *scripts: str) -> None:
+    program = f"from tests.support.switched import {main}; {main}()"
+    arguments = [sys.executable, "-c", program, str(root), *scripts]
     done = subprocess.run(arguments, cwd=_REPOSITORY, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == -9, done.stderr
 
@@ -101,5 +122,17 @@ def main() -> None:
         ):
             await still.check()
             await still.switch(machine.relocations())
+
+    asyncio.run(run())
+
+
+def main_of_move() -> None:
+    """In that process."""
+    root, switch, freeze, thaw = sys.argv[1:]
+
+    async def run() -> None:
+        async with command_stage(Path(root)) as stage:
+            moves = ColdMoves(local_settings(Path(root)), consistency=switching(stage, switch, freeze, thaw))
+            await moves.run(decode((Path(root) / "record").read_bytes(), "record"))
 
     asyncio.run(run())
