@@ -16,6 +16,7 @@ from replicad.model.moves import MoveRecord
 from replicad.settings import Consistency
 from replicad.settings.model import Commands
 from replicad.storage.local import LocalShare
+from replicad.storage.port import Share
 from replicad.workflows.move_journal import decode, encode
 from tests.support.cold_moves import ColdMoves, local_settings
 from tests.support.commands import Stage, command_stage
@@ -61,11 +62,15 @@ class SwitchedMachine:
         source, place = LocalAddress(self.source.name), LocalAddress(self.destination.name)
         return [Relocation(name, source.child(name), place.child(name), 0, name) for name in FILES]
 
-    def user(self, switch: str = SWITCH, freeze: str = "", thaw: str = "") -> CommandUser:
+    def user(self, switch: str = SWITCH, freeze: str = "", thaw: str = "", place: Share | None = None) -> CommandUser:
         freezer = self.stage.freezer(freeze, thaw)
         switch = switch.replace("BETWEEN", ":")
         return CommandUser(
-            freezer, self.stage.script(switch), self.source, [self.destination], lambda path: path.endswith(".vhdx")
+            freezer,
+            self.stage.script(switch),
+            self.source,
+            [place or self.destination],
+            lambda path: path.endswith(".vhdx"),
         )
 
     @property

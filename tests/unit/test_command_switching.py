@@ -16,6 +16,8 @@ from replicad.hypervisor.port import Usage
 from replicad.model.address import LocalAddress
 from replicad.model.errors import BusyError, ConfigError, ConflictError, IntegrityError, PermanentError
 from replicad.model.moves import Side
+from replicad.storage.decorated import DecoratedShare
+from replicad.storage.port import OpenMode, ShareFile
 from tests.support.cancelling import cancelled_at
 from tests.support.commands import VM
 from tests.support.switched import DISKS, SWITCH, SwitchedMachine, switch_and_be_killed, switched_machine
@@ -207,6 +209,24 @@ async def test_where_a_disk_is_open_for_writing_tells_the_side_and_standing_stil
     assert set((await user.sides(files)).values()) == {Side.NOBODY}
     with _written(root / "source" / DISKS[0]), _written(root / NEW / DISKS[0]):
         assert (await user.sides(files))[DISKS[0]] is Side.NOBODY
+
+
+async def test_nobody_is_in_the_way_of_a_machine_that_opens_its_new_disks(machine: SwitchedMachine) -> None:
+    opened: list[str] = []
+
+    class Heard(DecoratedShare):
+        async def open(self, path: str, mode: OpenMode) -> ShareFile:
+            opened.append(path)
+            return await super().open(path, mode)
+
+    user = machine.user(place=Heard(machine.destination))
+    async with user.still(machine.relocations()) as still:
+        opened.clear()
+        await still.switch(machine.relocations())
+    assert set((await user.sides(machine.relocations())).values()) == {Side.NOBODY}
+    assert opened == []
+    with _written(machine.stage.root / "source" / DISKS[0]):
+        assert (await user.sides(machine.relocations()))[DISKS[0]] is Side.SOURCE
 
 
 async def test_paths_that_do_not_fit_are_refused_before_a_byte_is_copied(machine: SwitchedMachine) -> None:

@@ -58,6 +58,7 @@ class CommandUser:
         self._places = places
         self._is_disk = is_disk
         self._before: Mapping[str, Side] | None = None
+        self._has_switched = False
 
     async def usage(self, files: Sequence[Relocation]) -> Usage:
         """RUNNING: a machine that is off has nothing to do at `freeze`. PermanentError for paths that do not fit into
@@ -121,6 +122,7 @@ class CommandUser:
             await run(forward, self._freezer.observe)
             await self._refuse_used(files)
             await page.confirmed(_SWITCH_BACK)
+            self._has_switched = True
         except BaseException as error:
             await undisturbed(self._back(page, back, error))
             raise
@@ -163,7 +165,9 @@ class CommandUser:
             if not self._is_disk(file.path):
                 return file.path, Side.NOBODY
             at_source = await _is_seen_written(self._source, file.path)
-            at_destination = await _is_seen_written(self._places[file.place], file.target)
+            # A machine that was just switched may be about to open them, and whoever asks is in its way.
+            ask = not self._has_switched
+            at_destination = ask and await _is_seen_written(self._places[file.place], file.target)
             if at_source is at_destination:
                 return file.path, Side.NOBODY
             return file.path, Side.SOURCE if at_source else Side.DESTINATION
