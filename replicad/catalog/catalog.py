@@ -15,6 +15,7 @@ from replicad.model import agenda as agendas
 from replicad.model.agenda import Agenda
 from replicad.model.errors import ConfigError, NotFoundError
 from replicad.model.known_moves import KnownMove, shown_id, with_prefix
+from replicad.model.moved_sources import MovedSource
 from replicad.model.names import printable
 from replicad.model.runs import Run
 from replicad.model.statistics import Statistics
@@ -22,6 +23,7 @@ from replicad.model.verification import VerificationPlan
 
 from . import agendas as agenda_table
 from . import figures
+from . import moved_sources as moved_source_table
 from . import moves as move_table
 from . import runs as run_table
 from . import verifications as verification_table
@@ -121,12 +123,19 @@ class Catalog:
             )
         return found[0]
 
-    async def save_move(self, move: KnownMove) -> None:
-        """Keep it in place of what was known of it, durably as `save_agenda`."""
+    async def moved_sources(self) -> dict[str, MovedSource]:
+        """Where machines are since they were moved, by VM."""
+        return await self._run("read where machines were moved to in", moved_source_table.read_moved_sources)
+
+    async def save_move(self, move: KnownMove, moved: MovedSource | None = None) -> None:
+        """Keep it in place of what was known of it, durably as `save_agenda`; with where its machine is from now on, if
+        that is given: both or none."""
 
         def save(connection: Connection) -> None:
             with _kept_in_a_power_failure(connection), transaction(connection):
                 move_table.save(connection, move, self._bounds.ended_moves)
+                if moved is not None:
+                    moved_source_table.save(connection, moved)
 
         await self._run("note a move in", save)
 

@@ -14,6 +14,7 @@ from replicad.model.names import printable
 
 from .agendas import read_agendas
 from .failures import code_of
+from .moved_sources import read_moved_sources
 from .moves import read_moves
 from .rows import SenselessRowError
 from .runs import read_runs
@@ -101,6 +102,7 @@ def _prepare(connection: Connection, subject: str) -> None:
         read_runs(connection, None, None, 1, None)
         read_plans(connection)
         read_moves(connection)
+        read_moved_sources(connection)
     except sqlite3.OperationalError as error:
         if code_of(error) == sqlite3.SQLITE_ERROR:  # no such table or column
             raise _DamagedError(str(error)) from error

@@ -146,7 +146,19 @@ _VERSION_5: Migration = (
     """,
 )
 
-MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5)
+_VERSION_6: Migration = (
+    # `former` are addresses, a line each.
+    """
+    CREATE TABLE moved_source (
+        vm TEXT PRIMARY KEY,
+        former TEXT NOT NULL,
+        source TEXT NOT NULL,
+        since INTEGER NOT NULL
+    ) WITHOUT ROWID
+    """,
+)
+
+MIGRATIONS: Sequence[Migration] = (_VERSION_1, _VERSION_2, _VERSION_3, _VERSION_4, _VERSION_5, _VERSION_6)
 """The nth leads from version n to n + 1; version 0 is an empty file. Those that were released never change."""
 
 

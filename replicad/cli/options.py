@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from replicad.model.names import printable
+
 if TYPE_CHECKING:
     from replicad.model.timetable import Timetable
     from replicad.settings import Settings
@@ -109,7 +111,7 @@ def load_configuration(config: Path | None) -> Settings:
     """The configuration that `--config` or its defaults name. Raises ConfigError."""
     from replicad.settings import find_config, load_settings
 
-    return load_settings(find_config(config, os.environ))
+    return _where_machines_are(load_settings(find_config(config, os.environ)))
 
 
 def load_configuration_if_any(config: Path | None) -> Settings | None:
@@ -121,7 +123,28 @@ def load_configuration_if_any(config: Path | None) -> Settings | None:
         path = find_config(config, os.environ)
     except ConfigError:
         return None
-    return load_settings(path)
+    return _where_machines_are(load_settings(path))
+
+
+def _where_machines_are(settings: Settings) -> Settings:
+    """With the sources of those that were moved, which is told."""
+    if not os.path.exists(settings.state_dir / "catalog.sqlite"):  # noqa: PTH110  False where this user may not look
+        return settings  # as on hosts without a daemon, and nothing has to be imported for that
+    from sqlite3 import Error
+
+    from replicad.catalog.moved_sources import moved_sources_in
+    from replicad.catalog.rows import SenselessRowError
+    from replicad.service.moving.following import followed, what_to_change
+
+    try:
+        moved = moved_sources_in(settings.state_dir / "catalog.sqlite")
+    except (Error, OSError, SenselessRowError) as error:
+        click.echo(f"warning: where machines were moved to can't be read, and is left out: {error}", err=True)
+        return settings
+    settings = followed(settings, moved) if moved else settings
+    for sentence in what_to_change(settings).values():
+        click.echo(f"warning: {printable(sentence)}", err=True)
+    return settings
 
 
 def complete_vm(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:

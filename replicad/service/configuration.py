@@ -22,10 +22,19 @@ _log: structlog.typing.FilteringBoundLogger = structlog.get_logger("daemon")
 
 
 class Configuration:
-    """`settings` are always those that hold now. The service manager is told when they are being taken anew."""
+    """`settings` are always those that hold now: what `follow` makes of what the file says. The
+    service manager is told when they are being taken anew."""
 
-    def __init__(self, path: Path, environ: Mapping[str, str], settings: Settings, notifier: Notifier) -> None:
-        self.settings = settings
+    def __init__(
+        self,
+        path: Path,
+        environ: Mapping[str, str],
+        settings: Settings,
+        notifier: Notifier,
+        follow: Callable[[Settings], Awaitable[Settings]],
+    ) -> None:
+        self.settings = self._written = settings
+        self._follow = follow
         self.notifier = notifier
         self._path, self._environ = path, environ
         self._prepare: Prepare | None = None
@@ -45,13 +54,23 @@ class Configuration:
             try:
                 after = await asyncio.to_thread(load, self._path, self._environ)
                 self._refuse_what_needs_a_restart(after)
-                take = await self._prepare(self.settings, after) if self._prepare is not None else None
-                self.settings = after
-                if take is not None:
-                    await take()
+                await self._take(after)
                 _log.info("configuration taken", file=str(self._path), machines=len(after.virtual_machines))
             finally:
                 self.notifier.ready()
+
+    async def follow_moves(self) -> None:
+        """Work by what the file said when it was read last, with the sources of machines that were moved since. Raises
+        what `prepare` does."""
+        async with self._reloading:
+            await self._take(self._written)
+
+    async def _take(self, written: Settings) -> None:
+        after = await self._follow(written)
+        take = await self._prepare(self.settings, after) if self._prepare is not None else None
+        self.settings, self._written = after, written
+        if take is not None:
+            await take()
 
     def _refuse_what_needs_a_restart(self, after: Settings) -> None:
         if after.state_dir != self.settings.state_dir:

@@ -23,6 +23,7 @@ from .events import CycleEnded, Event, MachineChanged
 from .hub import Hub
 from .kept_clones import KeptRoom
 from .moving.configured import Moves
+from .moving.following import what_to_change
 from .point_lists import KnownPoints, PointLists
 from .supervisor import Glance, Supervisor
 from .verifying import End, Verifier
@@ -127,9 +128,11 @@ class Control:
             verification=verification,
             verify_every_s=settings.verify_every_s if settings is not None else None,
         )
+        told = what_to_change(self._settings()).get(vm)
+        warnings = glance.warnings if told is None else (told, *glance.warnings)
         return MachineView(
             vm, standing(glance.agenda, around, rpo_s, now), glance.agenda, glance.run, glance.progress,
-            glance.warnings, next_wanted(glance.agenda), rpo_s, statistics, verification,
+            warnings, next_wanted(glance.agenda), rpo_s, statistics, verification,
             self._verifier.progress_of(vm), self._kept_clones(vm),
         )  # fmt: skip
 

@@ -36,6 +36,7 @@ from .kept_clones import KeptClones
 from .lookout import Lookout
 from .metrics import Figures
 from .moving.configured import ConfiguredMoves, Moves
+from .moving.following import followed, what_to_change
 from .moving.queue import MoveQueue
 from .plans import changed_machines, schedules_of, verification_schedules_of
 from .point_lists import PointLists
@@ -86,7 +87,16 @@ async def run_daemon(
         for run in await catalog.interrupted_runs(ctx.clock.now()):
             _log.warning("the daemon before died in a cycle, which is gone on with", vm=run.vm, run=run.number)
         await freeze_journal(ctx).undo_all_left()
-        parts = await _parts(Configuration(path, environ, settings, notifier), catalog, ctx, shares, log_lines_dropped)
+
+        async def follow(written: Settings) -> Settings:
+            after = followed(written, await catalog.moved_sources())
+            for sentence in what_to_change(after).values():
+                _log.warning(sentence)
+            return after
+
+        configuration = Configuration(path, environ, settings, notifier, follow)
+        await configuration.follow_moves()
+        parts = await _parts(configuration, catalog, ctx, shares, log_lines_dropped)
         parts.configuration.listen(lambda before, after: _prepared(parts, apply_log, before, after))
         await _live(parts, doors)
 
@@ -136,7 +146,7 @@ async def _parts(
     await verifier.keep(verification_schedules_of(settings), await catalog.verifications())
     await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
     kept_clones = KeptClones(settings, system_clock())
-    moving = ConfiguredMoves(lambda: configuration.settings, cycles.limits, catalog, ctx)
+    moving = ConfiguredMoves(lambda: configuration.settings, cycles.limits, catalog, ctx, configuration.follow_moves)
 
     @asynccontextmanager
     async def hold(vm: str, watch: Watch) -> AsyncIterator[None]:

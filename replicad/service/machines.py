@@ -70,7 +70,7 @@ async def open_machine(settings: VirtualMachine, shares: Shares, ctx: Context, *
     """Open both of the VM's shares. Raises what connecting raises."""
     job = ReplicationJob(
         settings.name, str(settings.source), settings.chunk_size_bytes, resync, settings.keep,
-        settings.consistency.sample,
+        settings.consistency.sample, settings.moved_from,
     )  # fmt: skip
     source = await open_source(settings, shares, ctx)
     return Machine(job, source, await shares.open_replica(settings))

@@ -78,7 +78,9 @@ def parse(data: bytes, path: Path, environ: Mapping[str, str]) -> Settings:
         api=_api(group.api),
         log=LogSettings(group.log.level, group.log.format),
         servers=MappingProxyType({name: _server(name, one) for name, one in group.servers.items()}),
-        virtual_machines=MappingProxyType({name: _machine(name, one) for name, one in group.virtual_machines.items()}),
+        virtual_machines=MappingProxyType(
+            {name: _machine(name, one, _line(document, name)) for name, one in group.virtual_machines.items()}
+        ),
     )
 
 
@@ -241,9 +243,16 @@ def _consistency(group: ConsistencyGroup) -> Consistency:
     )
 
 
-def _machine(name: str, group: VirtualMachineGroup) -> VirtualMachine:
+def _line(document: Document, name: str) -> int:
+    """Where a machine's source is said; where the machine begins, if it comes from elsewhere in the file."""
+    key = ("virtual_machines", name)
+    return document.lines.get((*key, "source"), document.lines.get(key, 0))
+
+
+def _machine(name: str, group: VirtualMachineGroup, source_line: int) -> VirtualMachine:
     return VirtualMachine(
         name=name,
+        source_line=source_line,
         source=group.source,
         replica=group.replica,
         disks=group.disks,

@@ -209,6 +209,13 @@ class VirtualMachine:
     bandwidth: Timetable | None = None
     """For this machine alone, beside that of the whole configuration; None is no limit."""
 
+    moved_from: tuple[str, ...] = ()
+    """Sources that it had before it was moved, the oldest first: its replica may have been made from one of them."""
+    moved_to: str | None = None
+    """`source`, if it is not what the file says, since the machine was moved."""
+    source_line: int = field(default=0, compare=False)
+    """The line of the file that says where the source is."""
+
     @property
     def rpo_s(self) -> int | None:
         """The recovery point objective: what was said, else `every_s`; None where there is neither."""

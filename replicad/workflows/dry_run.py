@@ -80,7 +80,7 @@ async def _replica_if_any(share: Share, job: ReplicationJob, ctx: Context) -> Re
     except NotFoundError:
         return None
     if replica is not None:
-        check_belongs(replica, job.vm, job.source_name, adopt=job.resync)
+        check_belongs(replica, job.vm, job.source_name, adopt=job.adopts(replica.record.source))
     return replica
 
 

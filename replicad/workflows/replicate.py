@@ -55,6 +55,13 @@ class ReplicationJob:
     resync: bool = False
     keep: Keep | None = None
     sample: float = 0.001
+    former_sources: tuple[str, ...] = ()
+    """What the source was called before the machine was moved: a replica that was made from one of them is gone on
+    with."""
+
+    def adopts(self, source: str) -> bool:
+        """Whether a replica that was made from this source is to be made from that of now."""
+        return self.resync or source in self.former_sources
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ async def locked_replica(job: ReplicationJob, share: Share, ctx: Context) -> Asy
             replica = await open_replica(share, job.vm, warn)
             if replica is None:
                 replica = await create_replica(share, _new_record(job, ctx), warn)
-            check_belongs(replica, job.vm, job.source_name, adopt=job.resync)
+            check_belongs(replica, job.vm, job.source_name, adopt=job.adopts(replica.record.source))
             replica = await adopt_source(replica, job.source_name)
         yield replica, lock
 

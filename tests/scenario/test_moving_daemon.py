@@ -72,6 +72,17 @@ def test_machines_of_a_pattern_are_moved_by_the_daemon_and_followed(place: Place
     assert not any(list(place.source(vm).iterdir()) for vm in NAMES)
 
 
+def test_status_says_which_line_to_change_once_a_machine_is_elsewhere(place: Place) -> None:
+    assert place.asked("start", "웹 1", str(place.base / "새 곳" / "웹"))[0] == 0
+    assert main(["sync", "웹 1", "--config", str(place.site.config)]) == 0
+    place.capsys.readouterr()
+    assert main(["status", "웹 1", "--json", "--config", str(place.site.config)]) == 0
+    (machine,) = json.loads(place.capsys.readouterr().out)
+    lines = place.site.config.read_text().splitlines()
+    line = next(n for n, text in enumerate(lines, 1) if '"source"' in text and text.rstrip(",").endswith('웹 1"'))
+    assert any(f"replicad.yaml:{line} says where it was" in text for text in machine["warnings"]), machine
+
+
 def test_a_move_that_is_put_off_is_there_after_a_death_and_can_be_cancelled(place: Place) -> None:
     wanted = contents(place.source("웹 1"))
     code, told = place.asked("start", "웹 1", str(place.base / "새 곳" / "웹"), "--at", "2099-01-01T00:00")

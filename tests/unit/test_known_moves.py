@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from replicad.catalog.catalog import open_catalog
+from replicad.catalog.moved_sources import moved_sources_in
 from replicad.catalog.runs import Bounds
 from replicad.catalog.schema import MIGRATIONS, migrate
 from replicad.model.errors import ConfigError, NotFoundError
 from replicad.model.known_moves import KnownMove, MoveOrder
+from replicad.model.moved_sources import moved_again
 from replicad.model.moves import FileState, MovedFile, MoveOptions, MovePhase, MoveRecord, Sealed, SourceAfter
 from replicad.model.points import FileKind
 
@@ -92,6 +94,22 @@ async def test_catalog_from_before_there_were_moves_keeps_all_it_has(path: Path)
         assert (await catalog.verifications())["웹"].failures == 3
         await catalog.save_move(MOVE)
         assert await catalog.moves() == (MOVE,)
+
+
+async def test_where_a_machine_went_is_written_down_with_its_move_and_read_without_opening_the_catalog(
+    path: Path,
+) -> None:
+    assert moved_sources_in(path) == {}
+    first = moved_again(None, "웹 🖥", "/원본", r"\\nas1\vms\웹", NOW)
+    second = moved_again(first, "웹 🖥", r"\\nas1\vms\웹", "/새 곳", NOW + MINUTE)
+    assert second.former == ("/원본", r"\\nas1\vms\웹")
+    async with open_catalog(path, fail) as catalog:
+        await catalog.save_move(MOVE, first)
+        await catalog.save_move(MOVE)
+        assert moved_sources_in(path) == {"웹 🖥": first}
+        await catalog.save_move(MOVE, second)
+        assert await catalog.moved_sources() == {"웹 🖥": second}
+    assert moved_sources_in(path) == {"웹 🖥": second}
 
 
 async def test_what_is_no_record_of_a_move_is_taken_for_damage(path: Path) -> None:

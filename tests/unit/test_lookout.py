@@ -16,7 +16,7 @@ from replicad.service.control import MachineView
 from replicad.service.lookout import Lookout
 from replicad.service.sd_notify import Notifier
 from replicad.service.verifying import Verifier
-from replicad.settings import load_settings
+from replicad.settings import Settings, load_settings
 from tests.support.live_api import configuration, live_api
 from tests.support.virtual_time import SettableClock, passed_s, run
 
@@ -54,6 +54,10 @@ class _Manager(Notifier):
         pass
 
 
+async def _as_written(settings: Settings) -> Settings:
+    return settings
+
+
 def test_machines_that_can_not_be_looked_at_end_nothing_and_are_told_once() -> None:
     machines, manager = _Machines(), _Manager()
 
@@ -89,7 +93,7 @@ async def test_configuration_that_can_not_be_made_ready_for_changes_nothing(tmp_
     text = f"state_dir: {tmp_path}\nvirtual_machines:\n  a: {{source: /a, replica: /r}}\n"
     path.write_text(text)
     before = load_settings(path, {})
-    taken = Configuration(path, {}, before, Notifier.from_environment({}))
+    taken = Configuration(path, {}, before, Notifier.from_environment({}), _as_written)
 
     async def prepare(*_: object) -> object:
         raise BusyError("read the due times in", "/x/catalog.sqlite", "another process has been writing for 5 s")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -24,22 +24,32 @@ from .queue import MoveQueue, MoveView, MoveWatch
 
 
 class ConfiguredMoves:
-    """Work for a `MoveQueue`."""
+    """Work for a `MoveQueue`. `moved` is awaited when a machine may be elsewhere than before."""
 
     def __init__(
-        self, settings: Callable[[], Settings], limits: BandwidthLimits, catalog: Catalog, ctx: Context
+        self,
+        settings: Callable[[], Settings],
+        limits: BandwidthLimits,
+        catalog: Catalog,
+        ctx: Context,
+        moved: Callable[[], Awaitable[None]],
     ) -> None:
         self._settings = settings
         self._limits = limits
         self._catalog = catalog
         self._ctx = ctx
+        self._moved = moved
         self._open: set[Shares] = set()
 
     async def carry_out(self, move: KnownMove, watch: MoveWatch) -> KnownMove:
         """As `Mover.carry_out`."""
         bandwidth = move.record.options.bandwidth
-        async with self._mover(watch.hear, bandwidth, watch.meter) as mover:
-            return await mover.carry_out(move)
+        try:
+            async with self._mover(watch.hear, bandwidth, watch.meter) as mover:
+                return await mover.carry_out(move)
+        finally:
+            # Also after an error: it may have been switched before.
+            await self._moved()
 
     async def cancel(self, move: KnownMove) -> KnownMove:
         """As `Mover.cancel`."""

@@ -10,6 +10,7 @@ from replicad.catalog import Catalog
 from replicad.hypervisor.port import Usage
 from replicad.model.errors import NoConvergenceError, PermanentError, ReplicadError
 from replicad.model.known_moves import KnownMove, shown_id
+from replicad.model.moved_sources import MovedSource, moved_again
 from replicad.model.moves import MovePhase, MoveRecord
 from replicad.model.progress import Warned
 from replicad.service.compose import Shares
@@ -149,5 +150,17 @@ class Mover:
     async def _save(self, known: KnownMove, record: MoveRecord) -> KnownMove:
         ended = self._ctx.clock.now() if record.phase.has_ended else None
         saved = replace(known, record=record, ended=ended, error=None)
-        await self._catalog.save_move(saved)
+        await self._catalog.save_move(saved, await self._moved_source(saved))
         return saved
+
+    async def _moved_source(self, known: KnownMove) -> MovedSource | None:
+        """Where a machine of the configuration is from now on. None while it is where it was, and where its disks went
+        to several places: the configuration can't say that, and a cycle must not take those of one place for all."""
+        record = known.record
+        switched = record.phase in (MovePhase.SWITCHED, MovePhase.RETIRED, MovePhase.DONE)
+        if not switched or not known.order.is_configured or any(file.place for file in record.files):
+            return None
+        before = (await self._catalog.moved_sources()).get(known.vm)
+        if before is not None and before.source == record.places[0]:
+            return None  # it was written down already
+        return moved_again(before, known.vm, record.source, record.places[0], self._ctx.clock.now())
