@@ -24,6 +24,7 @@ from .hub import Hub
 from .kept_clones import KeptRoom
 from .moving.configured import Moves
 from .moving.following import what_to_change
+from .moving.queue import MoveCounts
 from .point_lists import KnownPoints, PointLists
 from .supervisor import Glance, Supervisor
 from .verifying import End, Verifier
@@ -101,6 +102,10 @@ class Control:
     def most_at_once(self) -> int:
         """How many cycles may be under way."""
         return self._settings().max_concurrent
+
+    def move_counts(self) -> MoveCounts:
+        """How many moves there are now."""
+        return MoveCounts() if self.moves is None else self.moves.counts()
 
     def look(self, vm: str) -> Glance:
         """As `Supervisor.look`: what costs nothing to know of a machine."""

@@ -25,6 +25,7 @@ from replicad.model.verification import VerificationOutcome
 
 from .control import Control, MachineView
 from .events import CycleEnded, Event
+from .moving.queue import MoveCounts
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 
@@ -78,7 +79,7 @@ class Figures:
         for vm in self._counts.keys() - there:
             del self._counts[vm]
         counts = {vm: deepcopy(self._counts.get(vm, Counts())) for vm in sorted(there)}
-        picture = Picture(views, counts, control.most_at_once, self._log_lines_dropped())
+        picture = Picture(views, counts, control.most_at_once, self._log_lines_dropped(), control.move_counts())
         # With 1,000 machines it is 1.8 MB, which take some 100 ms.
         return await asyncio.to_thread(lambda: text_of(picture) + generate_latest(self._process))
 
@@ -110,6 +111,7 @@ class Picture(Collector):
     counts: dict[str, Counts]
     most_at_once: int
     log_lines_dropped: int
+    moves: MoveCounts
 
     def collect(self) -> Iterator[Metric]:
         yield from self._about_the_daemon()
@@ -127,6 +129,9 @@ class Picture(Collector):
         yield GaugeMetricFamily("replicad_machines", "Virtual machines that are kept.", len(self.views))
         yield GaugeMetricFamily("replicad_cycles_running", "Cycles under way.", running)
         yield GaugeMetricFamily("replicad_cycles_running_limit", "How many may be at most.", self.most_at_once)
+        yield GaugeMetricFamily("replicad_moves_running", "Moves under way.", self.moves.running)
+        yield GaugeMetricFamily("replicad_moves_waiting", "Moves that wait.", self.moves.waiting)
+        yield GaugeMetricFamily("replicad_moves_stopped", "Moves that somebody must look after.", self.moves.stopped)
         yield CounterMetricFamily(
             "replicad_log_lines_dropped", "Lines that the log lost, because its reader was too slow.",
             self.log_lines_dropped,

@@ -17,7 +17,7 @@ from replicad.model.known_moves import KnownMove
 from replicad.model.moves import MovedFile, MoveOptions, MovePhase, MoveRecord
 from replicad.model.points import FileKind
 from replicad.model.progress import FreezePredicted
-from replicad.service.moving.queue import MoveQueue, MoveWatch
+from replicad.service.moving.queue import MoveCounts, MoveQueue, MoveWatch
 from replicad.service.watch import Watch
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
@@ -126,6 +126,7 @@ async def test_so_many_at_once_the_highest_priority_first_then_the_oldest() -> N
         await world.until_begun(2)
         await settle()
         assert world.begun == ["웹 3", "웹 1"]
+        assert queue.counts() == MoveCounts(running=2, waiting=2)
         await world.done("웹 1")
         await world.until_begun(3)
         assert world.begun[2] == "웹 2"
@@ -207,6 +208,7 @@ async def test_what_a_person_must_mend_stops_until_somebody_says_so_and_has_fail
         with pytest.raises(PermanentError):
             await queue.resume(world.known[a_move(1).id])
         assert world.known[planned.id].phase is MovePhase.BULK
+        assert queue.counts() == MoveCounts(stopped=1)
         await queue.resume(world.known[planned.id])
         await world.until_begun(3)
         assert world.begun[2] == "웹 2"

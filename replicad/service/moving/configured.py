@@ -20,7 +20,7 @@ from replicad.workflows.context import Context
 
 from .mover import Mover
 from .orders import Wanted, find_machines, move_of
-from .queue import MoveQueue, MoveView, MoveWatch
+from .queue import MoveCounts, MoveQueue, MoveView, MoveWatch
 
 
 class ConfiguredMoves:
@@ -100,6 +100,10 @@ class Moves:
         self._queue = queue
         self._work = work
         self._catalog = catalog
+
+    def counts(self) -> MoveCounts:
+        """As `MoveQueue.counts`."""
+        return self._queue.counts()
 
     async def all(self) -> list[MoveView]:
         """All that are remembered, the oldest first."""

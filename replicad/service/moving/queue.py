@@ -77,6 +77,16 @@ class MoveView:
     retry_at: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MoveCounts:
+    """How many moves are worked on, wait (for a place, a time, or to be tried again), and were stopped by an error that
+    only a person can mend. Those whose sources wait to be deleted are none of these."""
+
+    running: int = 0
+    waiting: int = 0
+    stopped: int = 0
+
+
 @dataclass(slots=True)
 class _Entry:
     move: KnownMove
@@ -179,6 +189,12 @@ class MoveQueue:
         if entry.watch is None:
             return MoveView(move, retry_at=entry.retry_at)
         return MoveView(move, entry.watch.progress(), entry.watch.freeze_s)
+
+    def counts(self) -> MoveCounts:
+        """How many there are now."""
+        left = [entry for entry in self._entries.values() if entry.move.phase is not MovePhase.RETIRED]
+        running, stopped = sum(e.task is not None for e in left), sum(e.is_stopped for e in left)
+        return MoveCounts(running, len(left) - running - stopped, stopped)
 
     def is_moving(self, vm: str) -> bool:
         """Whether a move of this machine is worked on now."""
