@@ -209,7 +209,9 @@ async def test_what_a_person_must_mend_stops_until_somebody_says_so_and_has_fail
             await queue.resume(world.known[a_move(1).id])
         assert world.known[planned.id].phase is MovePhase.BULK
         assert queue.counts() == MoveCounts(stopped=1)
+        assert world.known[planned.id].error is not None
         await queue.resume(world.known[planned.id])
+        assert world.known[planned.id].error is None
         await world.until_begun(3)
         assert world.begun[2] == "웹 2"
 

@@ -150,8 +150,11 @@ class MoveQueue:
             if entry is None:
                 await self._memory.save_move(move)
                 self._entries[move.id] = _Entry(move)
-            else:
+            elif entry.task is None:
+                # What it ended with before is not how it stands any more.
+                entry.move = replace(move, error=None)
                 entry.failures, entry.retry_at, entry.is_stopped = 0, None, False
+                await self._memory.save_move(entry.move)
         self._changed.set()
 
     async def resume(self, move: KnownMove) -> None:
