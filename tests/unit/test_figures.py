@@ -19,6 +19,7 @@ from replicad.model.verification import VerificationPlan
 from replicad.service.control import MachineView
 from replicad.service.kept_clones import KeptRoom
 from replicad.service.metrics import Counts, Picture, text_of
+from replicad.service.moving.queue import MoveCounts
 
 NOW = datetime(2026, 1, 5, 12, 0, 0, 250_000, tzinfo=UTC)
 DAY = Statistics(
@@ -40,7 +41,7 @@ def picture(*names: str) -> Picture:
     counts = {name: Counts() for name in names}
     for n, one in enumerate(counts.values()):
         one.ended[Outcome.DONE], one.sent_bytes, one.duration_s = n, n << 40, n * 1.25
-    return Picture(views, counts, 4, 7)
+    return Picture(views, counts, 4, 7, MoveCounts(1, 2, 3))
 
 
 def test_text_is_that_of_the_library_whatever_the_names_are() -> None:
