@@ -98,7 +98,8 @@ async def test_a_switch_that_fails_half_way_is_taken_back_before_the_thaw(
     with pytest.raises(BusyError, match=f"cannot switch {VM}: .*{answer}"):
         await _move(machine, script)
     assert machine.uses == "source"
-    assert (machine.stage.root / "turns").read_text().split() == ["switched"] * 2
+    # A shell that was killed may have left its loop to run on for a moment.
+    assert (machine.stage.root / "turns").read_text().split()[:2] == ["switched"] * 2
     assert machine.stage.log == ["freeze", "switch", "switch", "thaw"]
     assert machine.stage.left() == []
 

@@ -86,7 +86,7 @@ async def test_turns_find_what_one_verification_finds_and_read_no_more() -> None
         await _points(world, Random(5))
         whole = await verify(world.replica, VM, None, world.context())
         found, turns = await _in_turns(world, 2)
-        assert turns >= 8
+        assert turns > 3
         assert (found.damages, found.points, found.read_bytes) == ([], [1, 2], whole.read_bytes)
 
 
