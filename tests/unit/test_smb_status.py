@@ -50,7 +50,7 @@ def test_a_refused_sign_in_is_never_one_to_be_tried_again(code: int) -> None:
     assert "not tried again by itself" in str(error)
 
 
-@pytest.mark.parametrize("code", [0xC0000205, 0xC00000D0])
+@pytest.mark.parametrize("code", [0xC0000205, 0xC00000D0, status.NOT_FOUND])
 def test_a_server_short_of_resources_may_be_asked_again(code: int) -> None:
     assert isinstance(status.sign_in_error_for(code, "server nas"), TransientError)
 

@@ -29,6 +29,7 @@ NO_MORE_FILES = 0x80000006
 STOPPED_ON_SYMLINK = 0x8000002D
 INVALID_INFO_CLASS = 0xC0000003
 INVALID_PARAMETER = 0xC000000D
+NOT_FOUND = 0xC0000225
 NO_SUCH_FILE = 0xC000000F
 INVALID_DEVICE_REQUEST = 0xC0000010
 END_OF_FILE = 0xC0000011
@@ -81,7 +82,7 @@ _TABLE: dict[int, Meaning] = {
     OBJECT_NAME_NOT_FOUND: Meaning(NotFoundError, "it is not there"),
     NO_SUCH_FILE: Meaning(NotFoundError, "it is not there"),
     OBJECT_PATH_NOT_FOUND: Meaning(NotFoundError, "the directory above it is not there"),
-    0xC0000225: Meaning(NotFoundError, "it is not there"),
+    NOT_FOUND: Meaning(NotFoundError, "it is not there"),
     0xC00000CC: Meaning(
         NotFoundError, "the server has no share of that name", "Check the share's name; `smbclient -L` lists them."
     ),
@@ -179,6 +180,9 @@ def error_for(status: int, op: str, subject: str) -> ReplicadError:
 def sign_in_error_for(status: int, subject: str) -> ReplicadError:
     """The error for a sign-in that was answered with `status`. Only where the server itself is short of something,
     so that it never looked at the password, may it be tried again."""
+    if status == NOT_FOUND:
+        # Samba 4.17, while processes of its own that were killed begin again.
+        return BusyError("sign in to", subject, "the server lacks a part of its own now", _LATER)
     if status in _SIGN_IN_TABLE:
         clause, hint = _SIGN_IN_TABLE[status]
         return SignInError("sign in to", subject, clause, f"{hint} {_SIGN_IN}")
