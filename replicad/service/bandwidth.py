@@ -19,6 +19,8 @@ def wall_clock() -> datetime:
 class BandwidthLimits:
     """What the configuration says of bandwidth, for all shares of this process. To be used on one event loop.
 
+    What is limited for all is shared evenly between the machines that want more than that.
+
     A machine that another configuration leaves out keeps no limit of its own; its shares still obey the common one.
     """
 
@@ -43,8 +45,8 @@ class BandwidthLimits:
                 self._machines[vm] = _Limit(self._timetable_of(vm), self._local_now)
             limits.insert(0, self._machines[vm])
         return Throttles(
-            sending=Throttle(tuple(limit.sending for limit in limits)),
-            receiving=Throttle(tuple(limit.receiving for limit in limits)),
+            sending=Throttle(tuple(limit.sending for limit in limits), vm),
+            receiving=Throttle(tuple(limit.receiving for limit in limits), vm),
         )
 
     def _timetable_of(self, vm: str) -> Timetable | None:

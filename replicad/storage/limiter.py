@@ -11,13 +11,16 @@ from datetime import datetime
 from replicad.model.timetable import Timetable, rate_at
 from replicad.model.token_bucket import LEAST_PIECE_BYTES, TokenBucket
 
+from .turns import Turn, Turns
+
 _MINUTE_S = 60.0
 
 
 class Limiter:
     """One limit for one direction, by a timetable that can be changed at any time; None is no limit.
 
-    Whoever asks first is let through first. `local_now` is what the clock on the wall shows. It is looked at once a
+    Of several users that wait each is let through as much as any other, and one's bytes in the order in which it asked.
+    `local_now` is what the clock on the wall shows. It is looked at once a
     minute at most, on the minute, and only while there is something to let through: rates change between minutes only,
     and a clock that is set, to summer time or by hand, is noticed like that as well. To be used on one event loop.
     """
@@ -27,7 +30,7 @@ class Limiter:
         self._local_now = local_now
         self._bucket = TokenBucket(None, 0.0)
         self._look_again_s = -math.inf
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
         self._waiting = 0
         self._pause: asyncio.Future[None] | None = None
 
@@ -50,26 +53,27 @@ class Limiter:
         piece_bytes = self._bucket.piece_bytes
         return max(piece_bytes // (1 + self._waiting), LEAST_PIECE_BYTES) if piece_bytes is not None else None
 
-    async def take(self, count_bytes: int) -> None:
-        """Wait until so many bytes may travel. If it is cancelled nothing was taken."""
-        if self._timetable is None and not self._turn.locked():
+    async def take(self, count_bytes: int, user: str | None = None) -> None:
+        """Wait until so many bytes of this user may travel. If it is cancelled nothing was taken."""
+        if self._timetable is None and not self._turns.is_taken:
             return
         self._waiting += 1
         try:
-            async with self._turn:
-                await self._wait_and_take(count_bytes)
+            async with self._turns.turn(user, count_bytes) as turn:
+                await self._wait_and_take(count_bytes, turn)
         finally:
             self._waiting -= 1
 
-    async def _wait_and_take(self, count_bytes: int) -> None:
+    async def _wait_and_take(self, count_bytes: int, turn: Turn) -> None:
         loop = asyncio.get_running_loop()
         while True:
             now_s = loop.time()
             self._look(now_s)
             wait_s = self._bucket.wait_s(now_s)
-            if wait_s <= 0:
+            if wait_s > 0:
+                await self._sleep(loop, min(wait_s, self._look_again_s - now_s))
+            elif not await turn.is_overtaken():
                 break
-            await self._sleep(loop, min(wait_s, self._look_again_s - now_s))
         self._bucket.take(count_bytes, now_s)
 
     def give_back(self, count_bytes: int) -> None:
@@ -102,9 +106,11 @@ class Limiter:
 
 @dataclass(frozen=True, slots=True)
 class Throttle:
-    """All limits for one direction of some traffic: that of the virtual machine before that of everything."""
+    """All limits for one direction of some traffic: that of the virtual machine before that of everything. `user` is
+    whose traffic it is: what is limited for all is shared evenly between users."""
 
     limiters: tuple[Limiter, ...]
+    user: str | None = None
 
     def piece_bytes(self) -> int | None:
         """As for a `Limiter`: what the narrowest one says."""
@@ -116,7 +122,7 @@ class Throttle:
         taken: list[Limiter] = []
         try:
             for limiter in self.limiters:
-                await limiter.take(count_bytes)
+                await limiter.take(count_bytes, self.user)
                 taken.append(limiter)
         except BaseException:
             for limiter in taken:

@@ -107,6 +107,23 @@ def test_those_who_wait_are_served_in_the_order_in_which_they_came() -> None:
     assert served == [(name, number) for number in range(20) for name in ("가", "나", "다")]
 
 
+def test_users_share_evenly_however_much_each_of_them_asks_for_at_once() -> None:
+    passed = {"가": 0, "나": 0}
+
+    async def client(name: str, count: int) -> None:
+        while passed_s() < 100:
+            await limiter.take(count, name)
+            passed[name] += count
+
+    async def story() -> None:
+        await _all(*(client("가", M // 4) for _ in range(8)), client("나", 64 * K))
+
+    limiter = _limiter("1M")
+    run(story())
+    assert sum(passed.values()) == pytest.approx(100 * M, rel=0.05)
+    assert passed["나"] == pytest.approx(passed["가"], rel=0.05)
+
+
 def test_who_wants_little_is_not_kept_out_by_who_wants_much() -> None:
     async def greedy() -> None:
         while passed_s() < 200:
