@@ -12,18 +12,19 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import statistics
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from replicad.storage.local import fiemap
 from tests.support.filesystems import mounted
-from tests.support.guest import Guest, Load, build_guest, make_disk, monitor, running_guest
+from tests.support.guest import Load, build_guest, make_disk, running_guest
 from tests.support.running_machine import RunningMachine, replicated, write_settings
+
+from .stops import Gaps, Stops, spread
 
 _KIB, _GIB = 1 << 10, 1 << 30
 _DISK_BYTES = 8 * _GIB
@@ -58,18 +59,6 @@ def main() -> int:
     return 0
 
 
-@dataclass(slots=True)
-class _Found:
-    """The longest time of each cycle, or of the time after it, in which something did not come."""
-
-    beats_s: list[float] = field(default_factory=list)
-    records_s: list[float] = field(default_factory=list)
-
-    def add(self, guest: Guest, since_s: float, until_s: float) -> None:
-        self.beats_s.append(guest.longest_gap(since_s, until_s))
-        self.records_s.append(guest.longest_write_gap(since_s, until_s))
-
-
 async def _measure(case: _Case, kind: str, cycles: int) -> None:
     image = await asyncio.to_thread(build_guest)
     with mounted(kind, _ROOM_BYTES) as source, tempfile.TemporaryDirectory(prefix="replicad-") as scratch:
@@ -86,7 +75,7 @@ async def _measure(case: _Case, kind: str, cycles: int) -> None:
 
 
 async def _cycles(machine: RunningMachine, case: _Case, kind: str, disks: Sequence[Path], cycles: int) -> None:
-    guest, during, beside, stops = machine.guest, _Found(), _Found(), _Stops(machine.guest)
+    guest, during, beside, stops = machine.guest, Gaps(), Gaps(), Stops(machine.guest)
     async with stops:
         await machine.sync()
         await machine.sync()
@@ -104,40 +93,13 @@ async def _cycles(machine: RunningMachine, case: _Case, kind: str, disks: Sequen
     print(f"{time.strftime('%Y-%m-%d %H:%M')}, load {os.getloadavg()[1]:.1f}")
     labels = {str(cycle.report.point.consistency) for cycle in machine.cycles.values()}
     print(f"{case.name} on {kind}: {len(disks)} disks of 8 GiB with {extents} extents, {cycles} cycles ({labels})")
-    print(f"  a cycle took                         {_spread(took_s)}")
+    print(f"  a cycle took                         {spread(took_s)}")
     if stops.took_s:
-        print(f"  stood still, as QEMU tells           {_spread(stops.took_s)}")
-    print(f"  longest gap between heartbeats       {_spread(during.beats_s)}")
-    print(f"    with no cycle                      {_spread(beside.beats_s)}")
-    print(f"  longest gap between durable records  {_spread(during.records_s)}")
-    print(f"    with no cycle                      {_spread(beside.records_s)}")
-
-
-class _Stops:
-    """How long the machine stood still each time that it was stopped, by QEMU's own clock."""
-
-    def __init__(self, guest: Guest) -> None:
-        self.took_s: list[float] = []
-        self._guest = guest
-
-    async def __aenter__(self) -> None:
-        self._listening = asyncio.create_task(self._listen())
-
-    async def __aexit__(self, *_: object) -> None:
-        self._listening.cancel()
-        await asyncio.wait([self._listening])
-
-    async def _listen(self) -> None:
-        stopped_s = 0.0
-        async with monitor(self._guest.own_qmp_path) as qmp:
-            while True:
-                said = await qmp.answer()
-                at = said.get("timestamp", {"seconds": 0, "microseconds": 0})
-                at_s = at["seconds"] + at["microseconds"] / 1e6
-                if said.get("event") == "STOP":
-                    stopped_s = at_s
-                elif said.get("event") == "RESUME":
-                    self.took_s.append(at_s - stopped_s)
+        print(f"  stood still, as QEMU tells           {spread(stops.took_s)}")
+    print(f"  longest gap between heartbeats       {spread(during.beats_s)}")
+    print(f"    with no cycle                      {spread(beside.beats_s)}")
+    print(f"  longest gap between durable records  {spread(during.records_s)}")
+    print(f"    with no cycle                      {spread(beside.records_s)}")
 
 
 def _made(path: Path) -> Path:
@@ -161,11 +123,6 @@ def _made(path: Path) -> Path:
 def _extents(path: Path) -> int:
     with path.open("rb") as file:
         return fiemap.extent_count(file.fileno())
-
-
-def _spread(times_s: Sequence[float]) -> str:
-    cuts = statistics.quantiles(times_s, n=100, method="inclusive")
-    return f"p50 {cuts[49] * 1e3:5.0f}, p99 {cuts[98] * 1e3:5.0f}, max {max(times_s) * 1e3:5.0f} ms"
 
 
 if __name__ == "__main__":
