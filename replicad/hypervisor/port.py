@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from enum import Enum
@@ -10,6 +10,9 @@ from typing import Protocol
 
 from replicad.model.address import Address
 from replicad.model.moves import Side
+
+SeenAt = Callable[[Address], str | None]
+"""The name by which this host sees what lies at an address; None if it does not see it."""
 
 
 class Usage(Enum):

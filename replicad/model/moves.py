@@ -78,7 +78,7 @@ class Proof(StrEnum):
 
     ALL = "all"
     SAMPLE = "sample"
-    """Of what a server copied by itself, a random sample."""
+    """Of what a server copied by itself, a random sample; all of it where one chunk of that differs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,8 @@ class MoveOptions:
 
 @dataclass(frozen=True, slots=True)
 class FileState:
-    """What a file was at a moment: its size, the time that its share shows, and the digest of its manifest.
+    """What a file was at a moment: its size, the time that its share shows, and the digest of its manifest ("" where
+    not all of it was read).
 
     Times prove nothing where a writer may have the file open (DESIGN §5). A file that differs in one has been touched;
     whether one that does not is the same, its bytes tell.

@@ -139,7 +139,7 @@ async def _parts(
 
     settings = configuration.settings
     hooks, figures = HookRunner(settings.hooks), Figures(log_lines_dropped)
-    announcer = Announcer(hooks.tell)
+    announcer = Announcer(hooks.tell, ctx.clock.now)
     cycles, hub = ConfiguredCycles(settings, ctx, shares), Hub(announcer.hear, figures.hear)
     verifier = Verifier(cycles, catalog, ctx.clock, lambda vm: supervisor.look(vm).agenda, hub.tell)
     supervisor = Supervisor(CyclesFirst(cycles, verifier), catalog, ctx.clock, settings.max_concurrent, hub.tell)
@@ -153,7 +153,7 @@ async def _parts(
         async with supervisor.held_back(vm), verifier.cycle(vm, watch):
             yield
 
-    queue = MoveQueue(moving, catalog, ctx.clock, settings.max_moves, hold)
+    queue = MoveQueue(moving, catalog, ctx.clock, settings.max_moves, hold, hub.tell)
     await queue.keep()
     control = Control(
         lambda: configuration.settings, supervisor, catalog, ctx.clock, configuration.reload, hub, verifier,

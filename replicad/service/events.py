@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from replicad.model.agenda import Agenda
+from replicad.model.known_moves import KnownMove
 from replicad.model.runs import Run
 from replicad.model.verification import VerificationResult
 
@@ -47,6 +48,22 @@ class MachineChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveBegan:
+    """A move is worked on."""
+
+    move: KnownMove
+
+
+@dataclass(frozen=True, slots=True)
+class MoveStopped:
+    """A move came to its end, or as far as it comes now: its phase and its error say how. `is_tried_again`: after that
+    error, by itself."""
+
+    move: KnownMove
+    is_tried_again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Trouble:
     """Something that an administrator should know, in a sentence, and lines of details for a log; of one machine, or of
     the daemon as a whole."""
@@ -56,4 +73,6 @@ class Trouble:
     details: str = ""
 
 
-Event = CycleBegan | CycleEnded | VerificationBegan | VerificationEnded | MachineChanged | Trouble
+Event = (
+    CycleBegan | CycleEnded | VerificationBegan | VerificationEnded | MachineChanged | MoveBegan | MoveStopped | Trouble
+)

@@ -32,6 +32,7 @@ class HookKind(StrEnum):
     FAILURE = "on_failure"
     SUCCESS = "on_success"
     HEALTH_CHANGE = "on_health_change"
+    MOVE = "on_move"
 
 
 @dataclass(frozen=True, slots=True)

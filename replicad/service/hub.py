@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import structlog
 
 from replicad.model.durations import human_duration
+from replicad.model.known_moves import shown_id
 from replicad.model.runs import Outcome, Run
 from replicad.model.verification import VerificationOutcome, VerificationResult
 
@@ -17,6 +18,8 @@ from .events import (
     CycleEnded,
     Event,
     MachineChanged,
+    MoveBegan,
+    MoveStopped,
     Trouble,
     VerificationBegan,
     VerificationEnded,
@@ -73,6 +76,12 @@ def log_event(event: Event) -> None:
             _log_verification(vm, result)
         case MachineChanged(vm):
             _log.debug("machine changed", vm=vm)
+        case MoveBegan(move):
+            _log.info("move goes on", vm=move.vm, move=shown_id(move.id), phase=move.phase.value)
+        case MoveStopped(move) if move.error is not None:
+            _log.error(move.error, vm=move.vm, move=shown_id(move.id), phase=move.phase.value)
+        case MoveStopped(move):
+            _log.info(f"move {move.phase}", vm=move.vm, move=shown_id(move.id))
         case Trouble(vm, text, details):
             about = {"vm": vm} if vm is not None else {}
             _log.warning(text, **about, **({"details": details} if details else {}))

@@ -311,6 +311,8 @@ class HooksGroup(_Group):
     """When a cycle is done."""
     on_health_change: Told = None
     """When a virtual machine's health has become better or worse."""
+    on_move: Told = None
+    """When a move has come to its end, or was stopped by an error."""
     timeout: Annotated[
         int,
         *_reads(

@@ -217,6 +217,7 @@ def _hooks(group: HooksGroup) -> Hooks:
         on_failure=group.on_failure,
         on_success=group.on_success,
         on_health_change=group.on_health_change,
+        on_move=group.on_move,
         timeout_s=group.timeout,
     )
 

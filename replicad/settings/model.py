@@ -154,6 +154,7 @@ class Hooks:
     on_failure: Hook | None = None
     on_success: Hook | None = None
     on_health_change: Hook | None = None
+    on_move: Hook | None = None
     timeout_s: int = DEFAULT_HOOK_TIMEOUT_S
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from replicad.hypervisor.port import Usage
@@ -17,7 +17,7 @@ from .context import Context
 from .locking import lock_again
 from .move_copying import Round, copying
 from .move_cutover import cut_over
-from .move_journal import directory_of, lock_of
+from .move_journal import directory_of, lock_at_source, lock_of
 from .move_names import make_directories, missing_directories
 from .move_parts import MoveParts, relocations
 from .move_retiring import clear_away, retire_source
@@ -31,7 +31,8 @@ async def move(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord
     nothing (DONE), or RETIRED, until the time for the source has come.
 
     Whatever is raised before SWITCHING, the machine is at the source and nothing of it was touched; from then on it is
-    where it is seen to be. The next call goes on from there. LockedError if another process works on this move.
+    where it is seen to be. The next call goes on from there. LockedError if another process works on this move, or
+    on another one of the same disks.
     """
     async with _locked(record, parts, ctx):
         record = await parts.journal.read(record.id) or parts.journal.latest or record
@@ -52,9 +53,13 @@ async def move(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord
 
 @asynccontextmanager
 async def _locked(record: MoveRecord, parts: MoveParts, ctx: Context) -> AsyncIterator[None]:
-    """The lock of the move, in its own directory."""
+    """The lock of the move, in its own directory; and, until the source is out of the way, that of the machine, so that
+    no other move takes it elsewhere at the same time, from whichever host."""
     await make_durable_dir(parts.places[0], directory_of(record.id))
-    async with await lock_again(parts.places[0], lock_of(record.id), ctx.holder()):
+    async with AsyncExitStack() as held:
+        await held.enter_async_context(await lock_again(parts.places[0], lock_of(record.id), ctx.holder()))
+        if record.phase is not MovePhase.RETIRED:
+            await held.enter_async_context(await lock_again(parts.source, lock_at_source(record), ctx.holder()))
         yield
 
 

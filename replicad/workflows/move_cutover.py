@@ -19,6 +19,7 @@ from replicad.storage.undisturbed import undisturbed
 
 from .context import Context
 from .move_copying import Copying
+from .move_files import refuse_new_disks
 from .move_journal import QuickJournal, incoming
 from .move_names import flush_names, give_names, take_names_back
 from .move_parts import MoveParts, relocations
@@ -36,9 +37,12 @@ async def cut_over(
 ) -> MoveRecord:
     """Have the machine stand still, bring the last changes over, and switch it; the record of SWITCHED.
 
-    BusyError if it did not come to the switch within `max_freeze_s` (None: as long as it takes); then, and whatever
-    else is raised, the machine goes on at the source, unless the record says SWITCHING: then `settle_switch` is next.
+    BusyError if it did not come to the switch within `max_freeze_s` (None: as long as it takes), ConflictError if it
+    has got another disk since the move was planned; then, and whatever else is raised, the machine goes on at the
+    source, unless the record says SWITCHING: then `settle_switch` is next.
     """
+    known = {file.path for file in record.files}
+    await refuse_new_disks(parts.source, parts.takes, known)
     record = await parts.journal.write(replace(record, phase=MovePhase.CUTOVER))
     try:
         async with parts.journal.quick(record) as journal, parts.user.still(relocations(record, files)) as still:
@@ -49,6 +53,7 @@ async def cut_over(
                 await copies.rewrite_locators(record, files)
                 await copies.close()
                 sealed = await _sealed(record, files, at_source, copies.digests(), parts)
+                await refuse_new_disks(parts.source, parts.takes, known)
                 await still.check()
                 limit.reschedule(None)
                 record = await undisturbed(switch(record, sealed, still, journal, parts))
@@ -59,7 +64,20 @@ async def cut_over(
         ) from None  # fmt: skip
     record = replace(record, freeze_ms=round((ctx.clock.monotonic_s() - began_s) * 1000, 1))
     await flush_names(record, files, parts)
-    return await confirm_switch(record, files, parts)
+    return await confirm_switch(await _seen_again(record, parts), files, parts)
+
+
+async def _seen_again(record: MoveRecord, parts: MoveParts) -> MoveRecord:
+    """With the times that the sources have now where nothing but their times tells whether they are written later: on
+    some servers a time moves when the machine closes the file."""
+
+    async def see(file: MovedFile) -> MovedFile:
+        sealed = file.sealed
+        if sealed is None or sealed.source.digest:
+            return file
+        return replace(file, sealed=replace(sealed, source=await state_of(parts.source, file.path, "")))
+
+    return replace(record, files=tuple(await together(see, record.files, _AT_ONCE)))
 
 
 async def switch(
@@ -71,12 +89,14 @@ async def switch(
     """
     before = record
     record = await journal.write(replace(record, phase=MovePhase.SWITCHING, files=replaced(record.files, files)))
+    is_asked = False
     try:
         await give_names(record, files, parts)
+        is_asked = True
         await still.switch(relocations(record, files))
-    except ConflictError:
-        raise
-    except ReplicadError:
+    except ReplicadError as error:
+        if is_asked and isinstance(error, ConflictError):
+            raise  # it may use some of them at the destination
         await take_names_back(record, files, parts)
         await parts.journal.write(before)
         raise

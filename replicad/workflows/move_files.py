@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from replicad.model.errors import ConflictError, IntegrityError, NotFoundError, UnsupportedError
-from replicad.model.names import check_path, folded, is_vhdx_name, join, path_on
+from replicad.model.names import check_path, folded, is_vhdx_name, join, matches, path_on
+from replicad.model.points import FileKind
 from replicad.storage.port import OpenMode, Share, Stat
 from replicad.vhdx.chains import Chains, Cycle, Fault, MissingParent, WrongLinkage, WrongSectors, read_chains
 from replicad.vhdx.facts import DamagedVhdxError, VhdxFacts
@@ -14,6 +15,7 @@ from replicad.vhdx.parse import check_structure
 
 from .inspect import drive
 
+_DISKS = ("*.vhdx", "*.avhdx", "*.vhd", "*.vhds", "*.iso", "*.raw", "*.img", "*.qcow2")
 _MAX_FILES = 10_000
 _RECORDS = ("replica.json", "replica.lock")
 _OURS = ".replicad-"
@@ -53,28 +55,19 @@ async def find_files(source: Share, takes: Callable[[str], bool] | None) -> Foun
     files: list[FoundFile] = []
     chosen: set[str] = set()
     warnings: list[str] = []
-    todo = [""]
-    while todo:
-        directory = todo.pop()
-        for entry in await source.list(directory):
-            path = join(directory, entry.name)
-            if entry.name in _RECORDS and not directory:
-                raise _is_replica(source)
-            if entry.name.startswith(_OURS):
-                continue
-            if entry.is_dir and not entry.is_link:
-                todo.append(path)
-                continue
-            if is_put_away(entry.name):
-                warnings.append(f"{path} was put away by a move before, and stays where it is")
-                continue
-            if takes is None or takes(path):
-                _refuse_no_file(source, path, entry)
-                check_path(path)
-                chosen.add(path)
-            elif entry.is_link or entry.is_special:
-                continue
-            files.append(FoundFile(path, entry.size_bytes, entry.allocated_bytes))
+    async for path, entry in _entries(source):
+        if path in _RECORDS:
+            raise _is_replica(source)
+        if is_put_away(entry.name):
+            warnings.append(f"{path} was put away by a move before, and stays where it is")
+            continue
+        if takes is None or takes(path):
+            _refuse_no_file(source, path, entry)
+            check_path(path)
+            chosen.add(path)
+        elif entry.is_link or entry.is_special:
+            continue
+        files.append(FoundFile(path, entry.size_bytes, entry.allocated_bytes))
         if len(files) > _MAX_FILES:
             raise UnsupportedError(
                 "move", source.name, f"it holds more than {_MAX_FILES} files",
@@ -84,6 +77,38 @@ async def find_files(source: Share, takes: Callable[[str], bool] | None) -> Foun
         raise NotFoundError("move", source.name, "there is no file of a virtual machine in it", "Check the path.")
     _refuse_twins(source, [file for file in files if file.path in chosen])
     return FoundFiles(tuple(sorted(files, key=lambda file: file.path)), frozenset(chosen), tuple(warnings))
+
+
+async def refuse_new_disks(source: Share, takes: Callable[[str], bool] | None, known: Container[str]) -> None:
+    """ConflictError if a disk is below the source that it `takes` and that is not `known`: the machine may use it, and
+    it may be based on one that is to go."""
+    async for path, entry in _entries(source):
+        is_taken = path not in known and not is_put_away(entry.name) and (takes is None or takes(path))
+        if is_taken and kind_of(path) is FileKind.DISK:
+            raise ConflictError(
+                "move", path_on(source.name, path), "it has come since the move was planned, and would stay behind",
+                "Take the move back by 'replicad move cancel', and start it again; the machine is used at its source.",
+            )  # fmt: skip
+
+
+def kind_of(path: str) -> FileKind:
+    """Whether a file is a disk, by its name."""
+    return FileKind.DISK if any(matches(path, pattern) for pattern in _DISKS) else FileKind.CONFIG
+
+
+async def _entries(source: Share) -> AsyncIterator[tuple[str, Stat]]:
+    """Whatever is below the source and no directory, with its path, but for what is ours."""
+    todo = [""]
+    while todo:
+        directory = todo.pop()
+        for entry in await source.list(directory):
+            path = join(directory, entry.name)
+            if entry.name.startswith(_OURS):
+                continue
+            if entry.is_dir and not entry.is_link:
+                todo.append(path)
+            else:
+                yield path, entry
 
 
 def _refuse_no_file(source: Share, path: str, entry: Stat) -> None:

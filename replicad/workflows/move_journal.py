@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from replicad.model.errors import FormatVersionError, IntegrityError, NotFoundError
 from replicad.model.moves import FORMAT_VERSION, MoveRecord
 from replicad.model.names import join, path_on
+from replicad.model.points import FileKind
 from replicad.storage.documents import exists, read_whole, replace_whole
 from replicad.storage.port import OpenMode, Share, ShareFile
 
@@ -45,6 +46,14 @@ def incoming(record: MoveRecord, number: int) -> str:
 def lock_of(move_id: str) -> str:
     """The lock that whoever works on the move holds, below its first place."""
     return join(directory_of(move_id), _LOCK)
+
+
+def lock_at_source(record: MoveRecord) -> str:
+    """The lock that whoever moves these disks holds, below their source: the same for every move of them."""
+    own = [file for file in record.files if not file.is_shared]
+    disks = [file.path for file in own if file.kind is FileKind.DISK] or [file.path for file in own]
+    digest = blake2b("\0".join(sorted(disks)).encode(), digest_size=8, person=b"replicad.move")
+    return f".replicad-moving-{digest.hexdigest()}.lock"
 
 
 def encode(record: MoveRecord) -> bytes:

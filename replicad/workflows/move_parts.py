@@ -19,6 +19,7 @@ class MoveParts:
     """Made by the composition root for one move. `places` are in the order of the record's.
 
     `changes` tells what is written at the source, of the files that it is given; what it shows need not stand still.
+    `takes`: which files below the source are the machine's; None: all.
     """
 
     source: Share
@@ -26,6 +27,7 @@ class MoveParts:
     user: DiskUser
     changes: Callable[[Sequence[MovedFile]], ChangeSource]
     journal: MoveJournal
+    takes: Callable[[str], bool] | None = None
 
     def place_of(self, file: MovedFile) -> Share:
         """Where a file goes."""

@@ -17,13 +17,11 @@ from replicad.model.errors import (
 )
 from replicad.model.moves import MovedFile, MoveRecord
 from replicad.model.names import folded, is_literal, last_part, matches, parent, path_on
-from replicad.model.points import FileKind
 from replicad.storage.port import OpenMode, Share
 
-from .move_files import FoundFile, find_files, parents_of, read_links, refuse_broken
+from .move_files import FoundFile, find_files, kind_of, parents_of, read_links, refuse_broken
 from .move_names import found
 
-_DISKS = ("*.vhdx", "*.avhdx", "*.vhd", "*.vhds", "*.iso", "*.raw", "*.img", "*.qcow2")
 _ROOM_FOR_OURSELVES_BYTES = 1024 * 1024
 
 
@@ -105,13 +103,12 @@ def _placed(found_files: Sequence[FoundFile], elsewhere: Sequence[Elsewhere], so
     placed = []
     unused = {one.pattern for one in elsewhere}
     for number, file in enumerate(found_files):
-        kind = FileKind.DISK if any(matches(file.path, pattern) for pattern in _DISKS) else FileKind.CONFIG
         place = 0
         for one in elsewhere:
             if matches(file.path, one.pattern):
                 place = one.place
                 unused.discard(one.pattern)
-        placed.append(MovedFile(number, file.path, kind, place, file.path, file.size_bytes))
+        placed.append(MovedFile(number, file.path, kind_of(file.path), place, file.path, file.size_bytes))
     for pattern in sorted(unused):
         what = "there is no such file" if is_literal(pattern) else "no file fits that"
         raise NotFoundError("move", f"'{pattern}' of {source.name}", what, "Correct --disk; nothing was moved.")

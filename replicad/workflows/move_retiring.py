@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from replicad.model.errors import ConflictError, NotFoundError, PermanentError
+from replicad.model.errors import (
+    BusyError,
+    ConflictError,
+    LockedError,
+    NotFoundError,
+    PermanentError,
+    UnsupportedError,
+)
 from replicad.model.moves import MovedFile, MovePhase, MoveRecord, SourceAfter
 from replicad.model.names import parent, path_on
 from replicad.model.progress import Alarmed
-from replicad.storage.port import Stat
+from replicad.storage.port import OpenMode, Share
 
 from .context import Context
-from .move_journal import lock_of
+from .locking import lock_again
+from .move_copying import seed_of
+from .move_journal import lock_at_source, lock_of
 from .move_names import found, remove_directories, remove_made, retired_name
 from .move_parts import MoveParts
+from .move_settling import is_changed
 
 
 async def retire_source(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord:
@@ -40,13 +51,15 @@ async def retire_source(record: MoveRecord, parts: MoveParts, ctx: Context) -> M
 
 async def clear_away(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord:
     """From RETIRED to DONE, if the time has come: the source's files are deleted, where that is wanted, and so is what
-    the move needed for itself. A file of the source that was written since the switch stays, and is told of."""
+    the move needed for itself. A file of the source that was written since the switch, or that somebody has open for
+    writing, stays, and is told of."""
     if record.options.source_after is SourceAfter.DELETE:
         if ctx.clock.now() < deletion_due(record):
             return record
         for file in _own(record):
             await _delete(record, file, parts, ctx)
     await parts.changes(record.files).settle(record.id, {})
+    await _sweep_lock(record, parts, ctx)
     await remove_directories(record, parts)
     return await parts.journal.remember(replace(record, phase=MovePhase.DONE))
 
@@ -65,9 +78,18 @@ async def take_back(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveR
             record = await parts.journal.read(record.id) or record
             _refuse_if_too_late(record)
     await parts.changes(record.files).settle(record.id, {})
+    await _sweep_lock(record, parts, ctx)
     await remove_directories(record, parts)
     await remove_made(record, parts)
     return await parts.journal.remember(replace(record, phase=MovePhase.CANCELLED))
+
+
+async def _sweep_lock(record: MoveRecord, parts: MoveParts, ctx: Context) -> None:
+    """Remove the lock at the source, which a process of ours that died may have left."""
+    path = lock_at_source(record)
+    if await found(parts.source, path) is not None:
+        with suppress(LockedError, NotFoundError):  # another move's, or gone
+            await (await lock_again(parts.source, path, ctx.holder())).release()
 
 
 def _refuse_if_too_late(record: MoveRecord) -> None:
@@ -89,18 +111,23 @@ def _own(record: MoveRecord) -> Iterator[MovedFile]:
 
 async def _delete(record: MoveRecord, file: MovedFile, parts: MoveParts, ctx: Context) -> None:
     retired = retired_name(record, file.path)
-    stat = await found(parts.source, retired)
-    if stat is None:
+    if await found(parts.source, retired) is None:
         return
-    if file.sealed is None or not _is_as_sealed(stat, file):
-        where = path_on(parts.source.name, retired)
+    where, user = path_on(parts.source.name, retired), await _writer(parts.source, retired)
+    if user is not None:
+        ctx.observe(Alarmed(f"{where} is not deleted, though the machine was switched to its copy: {user}"))
+    elif file.sealed is None or await is_changed(parts.source, retired, file.sealed.source, seed_of(record), ctx):
         ctx.observe(Alarmed(f"{where} was written after the machine was switched to its copy: it is not deleted"))
-        return
-    await parts.source.remove(retired)
+    else:
+        await parts.source.remove(retired)
 
 
-def _is_as_sealed(stat: Stat, file: MovedFile) -> bool:
-    sealed = file.sealed
-    return sealed is not None and (stat.size_bytes, stat.write_time_ns) == (
-        sealed.source.size_bytes, sealed.source.write_time_ns
-    )  # fmt: skip
+async def _writer(share: Share, path: str) -> str | None:
+    """A clause on who has a file open for writing; None: nobody, as far as can be told."""
+    try:
+        async with await share.open(path, OpenMode.HOLD):
+            return None
+    except BusyError as error:
+        return error.answer
+    except UnsupportedError:
+        return None

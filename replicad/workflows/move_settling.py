@@ -80,18 +80,22 @@ async def _is_touched(share: Share, file: MovedFile) -> bool:
 def _unclear(record: MoveRecord, path: str) -> ConflictError:
     return ConflictError(
         "go on with", f"the move of {record.vm}",
-        f"{path} was written both at {record.source} and at its destination since they were the same",
+        f"{path} was written both at {record.source} and at its destination since they were the same, or it can't be "
+        "told at which of them",
         "Find out which one the machine is to have, and move the other one away; nothing was touched.",
     )  # fmt: skip
 
 
 async def _look(record: MoveRecord, file: MovedFile, side: Side, parts: MoveParts, ctx: Context) -> Looked:
-    """What is at the sides that the machine does not use, by its bytes: times prove nothing."""
+    """What is at the sides that the machine does not use, by its bytes where they are known: times prove little."""
     if file.sealed is None:
         raise ValueError(f"{file.path} was not sealed before the switch")
-    place, target, seed = parts.place_of(file), file.target, seed_of(record)
+    place, target, seed = parts.place_of(file), incoming(record, file.number), seed_of(record)
+    # As long as the copy lies there, what has its final name is somebody else's.
     if await found(place, target) is None:
-        target = incoming(record, file.number)
+        target = file.target
+    if side is Side.NOBODY and not (file.sealed.source.digest and file.sealed.destination.digest):
+        return await _compared(parts.source, file.path, place, target, seed, ctx)
     source_changed = destination_changed = None
     if side is not Side.SOURCE:
         source_changed = await _changed(parts.source, file.path, file.sealed.source, seed, ctx)
@@ -100,14 +104,45 @@ async def _look(record: MoveRecord, file: MovedFile, side: Side, parts: MovePart
     return Looked(side, source_changed, destination_changed)
 
 
+async def is_changed(share: Share, path: str, state: FileState, seed: int, ctx: Context) -> bool | None:
+    """Whether a file that nobody has open for writing has been changed since a state; None if it is not there.
+
+    The time of a last write says so, but it also moves when whoever wrote before that state closes the file.
+    """
+    stat = await found(share, path)
+    if stat is not None and (stat.size_bytes, stat.write_time_ns) == (state.size_bytes, state.write_time_ns):
+        return False
+    return await _changed(share, path, state, seed, ctx)
+
+
+async def _compared(
+    source: Share, path: str, place: Share, target: str, seed: int, ctx: Context
+) -> Looked:  # fmt: skip
+    """Of a file that nobody uses, and that was not read when it was sealed: if both copies still are the same neither
+    counts as changed; if not, nobody knows which one was."""
+    digests = [await _digest(source, path, seed, ctx), await _digest(place, target, seed, ctx)]
+    differ = digests[0] != digests[1]
+    return Looked(Side.NOBODY, *(None if digest is None else differ for digest in digests))
+
+
+async def _digest(share: Share, path: str, seed: int, ctx: Context) -> str | None:
+    """Of what a file holds; None if it is not there."""
+    if await found(share, path) is None:
+        return None
+    async with await share.open(path, OpenMode.READ) as file:
+        transfer = FileTransfer(file, path_on(share.name, path), seed, ctx)
+        await transfer.learn()
+        return transfer.digest
+
+
 async def _changed(share: Share, path: str, state: FileState, seed: int, ctx: Context) -> bool | None:
-    """Whether a file differs from a state; None if it is not there."""
+    """Whether the bytes of a file differ from a state; None if it is not there. What was not read when it was sealed
+    can't be compared: then its times have to do."""
     stat = await found(share, path)
     if stat is None:
         return None
     if stat.size_bytes != state.size_bytes:
         return True
-    async with await share.open(path, OpenMode.READ) as file:
-        transfer = FileTransfer(file, path_on(share.name, path), seed, ctx)
-        await transfer.learn()
-        return transfer.digest != state.digest
+    if not state.digest:
+        return stat.write_time_ns != state.write_time_ns
+    return await _digest(share, path, seed, ctx) != state.digest

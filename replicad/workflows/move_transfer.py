@@ -9,16 +9,18 @@ from hashlib import blake2b
 from replicad.model.changes import ChangeSet
 from replicad.model.chunks import choose_chunk_size, chunk_count
 from replicad.model.errors import IntegrityError, UnsupportedError
-from replicad.model.extents import Extent, normalise, split, widen
+from replicad.model.extents import Extent, normalise, split, total_bytes, widen
 from replicad.model.manifest import HASH_BYTES, Manifest, ManifestEdit
 from replicad.model.progress import Advanced
 from replicad.replica.disk_update import WRITES_AT_ONCE, SavedBatch, Stretch
 from replicad.replica.known_chunks import KnownChunks
+from replicad.replica.undo_format import NOT_WRITTEN
 from replicad.storage.port import CopyRange, ShareFile
 from replicad.storage.together import together
 
 from .collecting import Tally
 from .context import Context
+from .move_proof import chosen
 from .scan import Block, Gap, Hashing, scan
 from .sending import send_changes
 from .widening import widened
@@ -42,6 +44,9 @@ class FileTransfer:
         self._ctx = ctx
         self._manifest: Manifest | None = None
         self._unproven: list[Extent] = []
+        self.is_sampled = False
+        """Whether of what the server copied only a sample was looked at: then not all of its bytes are known, and its
+        digest says nothing about them."""
 
     @property
     def is_known(self) -> bool:
@@ -64,17 +69,17 @@ class FileTransfer:
         """Read what is there, and take it for proven: what it holds is what was just read."""
         size_bytes = (await self._target.identity()).size_bytes
         extents = await self._target.allocated_extents()
-        self._manifest = await self._read(size_bytes, extents, choose_chunk_size(size_bytes))
-        self._unproven = []
+        self._manifest = await self._read(self._target, size_bytes, extents, choose_chunk_size(size_bytes))
+        self._unproven, self.is_sampled = [], False
 
-    async def _read(self, size_bytes: int, extents: Sequence[Extent], chunk_bytes: int) -> Manifest:
+    async def _read(self, file: ShareFile, size_bytes: int, extents: Sequence[Extent], chunk_bytes: int) -> Manifest:
         edit = ManifestEdit(Manifest(chunk_bytes, size_bytes), size_bytes)
 
         async def take(piece: Block | Gap) -> None:
             if isinstance(piece, Block):
                 edit.put(piece.first, piece.hashes)
 
-        await scan(self._target, extents, size_bytes, self._hashing(chunk_bytes), take)
+        await scan(file, extents, size_bytes, self._hashing(chunk_bytes), take)
         return edit.finish()
 
     async def copy(self, file: ShareFile, size_bytes: int, changes: ChangeSet) -> Tally:
@@ -98,8 +103,8 @@ class FileTransfer:
 
     async def copy_by_server(self, file: ShareFile, size_bytes: int, extents: Sequence[Extent]) -> bool:
         """Have the server copy these extents of `file` into this new file, without a byte that comes here; whether it
-        did. If so what came is to be learnt: the file may have been written meanwhile. If not, nothing is there yet.
-        """
+        did. If so what came is to be learnt, or compared: the file may have been written meanwhile. If not, nothing is
+        there yet."""
         await self._target.set_size(size_bytes)
         pieces = [piece for extent in extents for piece in split(extent, _SERVER_PIECE_BYTES)]
         position = 0
@@ -117,6 +122,25 @@ class FileTransfer:
             return False
         self._ctx.observe(Advanced(size_bytes - position, 0))
         return True
+
+    async def compare(self, file: ShareFile, size_bytes: int, extents: Sequence[Extent]) -> int | None:
+        """After `copy_by_server`: compare a sample with `file`, and take the rest for copied; how many bytes were read
+        there. None if something differs, and nothing is known then: `file` was written meanwhile, or the server copied
+        badly."""
+        chunk_bytes = choose_chunk_size(size_bytes)
+        looked_at = chosen(extents, chunk_bytes, size_bytes, self._ctx.random)
+        found = await self._read(self._target, size_bytes, looked_at, chunk_bytes)
+        if found != await self._read(file, size_bytes, looked_at, chunk_bytes):
+            return None
+        edit = ManifestEdit(Manifest(chunk_bytes, size_bytes), size_bytes)
+        for extent in widen(extents, chunk_bytes, size_bytes):
+            count = chunk_count(extent.length_bytes, chunk_bytes)
+            edit.put(extent.offset_bytes // chunk_bytes, NOT_WRITTEN * count)
+        for extent in looked_at:
+            first, count = extent.offset_bytes // chunk_bytes, chunk_count(extent.length_bytes, chunk_bytes)
+            edit.put(first, found.hashes(first, count))
+        self._manifest, self._unproven, self.is_sampled = edit.finish(), [], True
+        return total_bytes(looked_at)
 
     async def flush(self) -> None:
         """What was copied is durable on return."""
@@ -150,7 +174,7 @@ class FileTransfer:
         is taken for proven."""
         touched = await work(self._target)
         size_bytes = (await self._target.identity()).size_bytes
-        found = await self._read(size_bytes, touched, self.manifest.chunk_bytes)
+        found = await self._read(self._target, size_bytes, touched, self.manifest.chunk_bytes)
         edit = ManifestEdit(self.manifest, size_bytes)
         for extent in widen(touched, self.manifest.chunk_bytes, size_bytes):
             first, count = extent.offset_bytes // found.chunk_bytes, chunk_count(extent.length_bytes, found.chunk_bytes)

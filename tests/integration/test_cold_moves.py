@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from random import Random
 from socket import AF_UNIX, socket
@@ -17,7 +18,8 @@ from replicad.model.errors import (
     UnsupportedError,
 )
 from replicad.model.moves import MoveOptions, MovePhase, SourceAfter
-from replicad.model.progress import Alarmed
+from replicad.model.progress import Alarmed, PhaseStarted, ProgressEvent
+from replicad.workflows.move_journal import lock_at_source
 from replicad.workflows.move_plan import Elsewhere
 from tests.support.cold_moves import ColdMoves, local_settings
 from tests.support.filesystems import mounted
@@ -77,6 +79,30 @@ async def test_after_its_grace_a_source_is_deleted_but_not_what_was_written_sinc
     assert any("was written after" in event.text for event in moves.events if isinstance(event, Alarmed))
 
 
+async def test_a_file_of_the_source_that_somebody_began_to_use_is_not_deleted(tmp_path: Path) -> None:
+    source, moves = _source(tmp_path), ColdMoves(local_settings(tmp_path))
+    plan = await moves.plan(str(source), str(tmp_path / "새 곳"), options=MoveOptions(grace_s=3600))
+    record = await moves.run(plan.record)
+    retired = f"디스크 하나.vhd.moved-{record.id[:8]}"
+    with (source / retired).open("r+b") as file:
+        assert (await moves.run(record, later_s=3700)).phase is MovePhase.DONE
+        (alarm,) = [event.text for event in moves.events if isinstance(event, Alarmed)]
+        assert retired in alarm
+        assert f"process {os.getpid()}" in alarm
+        file.write(b"written late")
+    assert set(_files(source)) == {retired}
+
+
+async def test_of_two_moves_of_one_machine_the_later_one_finds_nothing(tmp_path: Path) -> None:
+    source, moves = _source(tmp_path), ColdMoves(local_settings(tmp_path))
+    one, two = [(await moves.plan(str(source), str(tmp_path / name))).record for name in ("하나", "둘")]
+    assert lock_at_source(one) == lock_at_source(two)
+    assert (await moves.run(one)).phase is MovePhase.DONE
+    with pytest.raises(NotFoundError):
+        await moves.run(two)
+    assert not any(".replicad-move-" not in path for path in _files(tmp_path / "둘"))
+
+
 async def test_disks_can_go_elsewhere_than_the_rest(tmp_path: Path) -> None:
     source, moves = _source(tmp_path), ColdMoves(local_settings(tmp_path))
     await moves.move(
@@ -113,7 +139,8 @@ async def test_a_parent_that_others_use_is_copied_and_stays(tmp_path: Path) -> N
     files = [source / name for name in _CHAIN]
     chain = build_chain(Random(4), files, range(4), 6 * MIB, run_sectors=8)
     before = {path: path.read_bytes() for path in files}
-    plan = await moves.plan(str(source), str(tmp_path / "새 곳"), takes=lambda path: path == "three.avhdx")
+    moves.takes = lambda path: path == "three.avhdx"
+    plan = await moves.plan(str(source), str(tmp_path / "새 곳"))
     assert {file.path for file in plan.record.files if file.is_shared} == set(_CHAIN[:-1])
     await moves.run(plan.record)
     assert {path: path.read_bytes() for path in files if path.exists()} == {p: before[p] for p in files[:-1]}
@@ -172,14 +199,10 @@ async def test_a_socket_among_the_files_is_refused_before_anything_is_held(tmp_p
 
 
 async def test_what_is_of_others_in_the_same_directory_stays_whatever_it_is(tmp_path: Path) -> None:
-    source, moves = (
-        _source(tmp_path, **{"other.vhd": b"another machine's", ".replicad-left": b""}),
-        ColdMoves(local_settings(tmp_path)),
-    )
+    source = _source(tmp_path, **{"other.vhd": b"another machine's", ".replicad-left": b""})
+    moves = ColdMoves(local_settings(tmp_path), takes=lambda path: path.startswith(("디스크", "sub/", ".replicad")))
     (source / "link").symlink_to("other.vhd")
-    plan = await moves.plan(
-        str(source), str(source / "웹"), takes=lambda path: path.startswith(("디스크", "sub/", ".replicad"))
-    )
+    plan = await moves.plan(str(source), str(source / "웹"))
     record = await moves.run(plan.record)
     assert record.phase is MovePhase.DONE
     assert set(_files(source)) == {"other.vhd", ".replicad-left", "link", "웹/디스크 하나.vhd", "웹/sub/설정 🖥.xml"}
@@ -203,6 +226,46 @@ async def test_a_pattern_that_fits_no_file_is_refused(tmp_path: Path) -> None:
     source, moves = _source(tmp_path), ColdMoves(local_settings(tmp_path))
     with pytest.raises(NotFoundError, match="no file fits that"):
         await moves.plan(str(source), str(tmp_path / "a"), str(tmp_path / "b"), elsewhere=(Elsewhere("*.vhdx", 1),))
+
+
+class _Appearing(list[ProgressEvent]):
+    """What was told; and when the copying begins, there is another file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.path = path
+
+    def append(self, event: ProgressEvent) -> None:
+        super().append(event)
+        if isinstance(event, PhaseStarted) and event.name == "cutover":
+            self.path.write_bytes(b"new")
+
+
+@pytest.mark.parametrize("name", ["sub/새 점검.avhdx", "sub/NEW.VHDX"])
+async def test_a_disk_that_comes_while_the_others_are_copied_does_not_stay_behind_unnoticed(
+    tmp_path: Path, name: str
+) -> None:
+    source, moves = (
+        _source(tmp_path),
+        ColdMoves(local_settings(tmp_path), events=_Appearing(tmp_path / "원본 VM" / name)),
+    )
+    record = (await moves.plan(str(source), str(tmp_path / "새 곳"))).record
+    with pytest.raises(ConflictError, match=f"{name}: it has come since the move was planned"):
+        await moves.run(record)
+    assert len(_files(source)) == 3
+    assert not any(".replicad-move-" not in path for path in _files(tmp_path / "새 곳"))
+    (source / name).unlink()
+    moves.events = []
+    assert (await moves.run(record)).phase is MovePhase.DONE
+
+
+async def test_a_log_that_comes_meanwhile_stays_and_is_no_obstacle(tmp_path: Path) -> None:
+    source, moves = (
+        _source(tmp_path),
+        ColdMoves(local_settings(tmp_path), events=_Appearing(tmp_path / "원본 VM/a.log")),
+    )
+    assert (await moves.move(str(source), str(tmp_path / "새 곳"))).phase is MovePhase.DONE
+    assert set(_files(source)) == {"a.log"}
 
 
 async def test_a_destination_without_room_is_refused_before_a_byte_moves(tmp_path: Path) -> None:

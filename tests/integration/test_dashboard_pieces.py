@@ -15,7 +15,7 @@ from replicad.model.progress import Advanced, PhaseStarted
 from replicad.service.watch import Watch
 from tests.support.live_api import OTHER, TOKEN, VM, configuration, free_port, live_api
 
-PIECES = ("machines", *(f"{piece}?vm={quote(VM)}" for piece in ("now", "charts", "points", "cycles")))
+PIECES = ("machines", "moves", *(f"{piece}?vm={quote(VM)}" for piece in ("now", "charts", "points", "cycles")))
 RIGHT = {"Authorization": f"Bearer {TOKEN}"}
 
 

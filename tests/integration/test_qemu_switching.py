@@ -539,7 +539,7 @@ async def test_files_that_qemu_does_not_use_are_really_held(tmp_path: Path) -> N
         it.move.names = (NAMES[0], "기계.xml")
         (it.move.source / "기계.xml").write_text("<x/>")
         source, place = LocalShare(str(it.move.source)), LocalShare(str(it.move.destination))
-        held = HeldUser(source, [place], 0, SteadyClock().clock())
+        held = HeldUser(source, [place], 0, SteadyClock().clock(), lambda _: None)
         monitor = Monitor(it.qemu.monitor, 20)
         user = QemuUser(monitor, it.move.journal(), VM, seen_at, held, it.move.events.append)
         with (it.move.source / "기계.xml").open("a"):

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Dialog, Page, expect
 
 from replicad.model.errors import UnreachableError
 from replicad.service.watch import Watch
@@ -254,6 +254,10 @@ def test_on_a_phone_nothing_has_to_be_moved_sideways(browser: Browser, fleet: Fl
         _sign_in(page)
         expect(page.locator("#rows > li")).to_have_count(9)
         assert page.get_by_role("main").count() == 0  # one thing at a time
+        shown = "[...document.querySelectorAll('.orders button')].filter((one) => one.offsetParent)"
+        small = f"{shown}.filter((one) => one.offsetHeight < 44).length"
+        expect(page.locator("#move-rows > li")).to_have_count(4)
+        assert (page.evaluate(f"{shown}.length"), page.evaluate(small)) == (4, 0)
         for vm in ("file02", "archive", "회계 서버 📒"):
             assert page.evaluate("document.documentElement.scrollWidth") == 360
             _choose(page, vm)
@@ -262,11 +266,46 @@ def test_on_a_phone_nothing_has_to_be_moved_sideways(browser: Browser, fleet: Fl
             assert page.evaluate("document.documentElement.scrollWidth") == 360
             wide = "[...document.querySelectorAll('.scroll')].filter((one) => one.scrollWidth > one.clientWidth).length"
             assert page.evaluate(wide) == 0
-            small = "[...document.querySelectorAll('.orders button')].filter((one) => one.offsetHeight < 44).length"
             assert page.evaluate(small) == 0
             page.get_by_role("link", name="All machines").click()
             # The page hears of the new address only after the click.
             expect(page.locator(f"#rows > li[data-vm='{vm}'] > a")).to_be_focused()
+
+
+def test_moves_are_seen_as_they_stand_and_can_be_cancelled_after_a_question(browser: Browser, tmp_path: Path) -> None:
+    with demo_fleet(tmp_path) as fleet, visit(browser, fleet.url) as seen:
+        page = seen.page
+        _sign_in(page)
+        rows = page.locator("#move-rows > li")
+        expect(rows).to_have_count(4)
+        going, waiting, stopped, done = (
+            rows.filter(has_text=vm) for vm in ("web02", "build-runner", "회계", "old-files")
+        )
+        expect(going).to_contain_text("round 3, 66 % · 2 GiB of 3 GiB · 120 MiB sent · would stand still for 0.2 s")
+        expect(going).to_contain_text(r"\\nas1\vms\web02 → \\nas3\fast\web02")
+        expect(going.get_by_role("progressbar")).to_have_attribute("value", "66")
+        expect(waiting).to_contain_text("waiting · begins in 4 h 59 min")
+        expect(stopped).to_contain_text("stopped by an error")
+        expect(stopped).to_contain_text("3.2 GiB more are needed. Make room.")
+        expect(done).to_contain_text("done · stood still for 0.1 s · 2 h 50 min ago")
+        expect(done.get_by_role("button")).to_have_count(0)
+        assert stopped.get_by_role("button").all_inner_texts() == ["Go on", "Cancel"]
+        asked: list[str] = []
+
+        def no(dialog: Dialog) -> None:
+            asked.append(dialog.message)
+            dialog.dismiss()
+
+        page.once("dialog", no)
+        waiting.get_by_role("button", name="Cancel").click()
+        assert asked == ["Cancel the move of build-runner? What was copied is removed; the machine stays where it is."]
+        expect(waiting).to_contain_text("waiting")
+        page.once("dialog", lambda dialog: dialog.accept())
+        waiting.get_by_role("button", name="Cancel").click()
+        expect(page.locator("#said")).to_contain_text("build-runner: The move is cancelled")
+        expect(page.locator("#changes")).to_contain_text("The move of build-runner: cancelled.")
+        stopped.get_by_role("button", name="Go on").click()
+        expect(page.locator("#said")).to_contain_text("회계 서버 📒: The move goes on")
 
 
 def test_times_are_told_in_local_time_and_their_titles_in_utc(browser: Browser, fleet: Fleet) -> None:

@@ -47,6 +47,11 @@ class Place:
         return self.daemon.wait_until(seek, f"{phase} of {vm}")
 
 
+def _lines(path: Path, count: int) -> Facts | None:
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {"lines": sorted(lines)} if len(lines) >= count else None
+
+
 @pytest.fixture
 def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Place]:
     machines = {}
@@ -58,7 +63,8 @@ def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Place]
     (tmp_path / "사본").mkdir()
     (tmp_path / "새 곳").mkdir()
     with site(tmp_path / "하나") as made:
-        made.write({}, machines, max_moves=1)
+        note = f'echo "$REPLICAD_VM $REPLICAD_PHASE $REPLICAD_ERROR" >> "{tmp_path}/told"'
+        made.write({}, machines, max_moves=1, hooks={"on_move": ["/bin/sh", "-c", note]})
         yield Place(made, made.ready(), tmp_path, capsys)
         assert made.complaints() == []
 
@@ -67,6 +73,8 @@ def test_machines_of_a_pattern_are_moved_by_the_daemon_and_followed(place: Place
     wanted = [contents(place.source(vm)) for vm in NAMES]
     code, told = place.asked("start", "웹*", str(place.base / "새 곳"))
     assert (code, [move["vm"] for move in told["moves"]], told["failed"]) == (0, list(NAMES), [])
+    told_to_hook = place.daemon.wait_until(lambda: _lines(place.base / "told", len(NAMES)), "what the hook was told")
+    assert told_to_hook == {"lines": [f"{vm} done " for vm in NAMES]}
     assert {move["phase"] for move in told["moves"]} == {"done"}
     assert [contents(place.base / "새 곳" / vm) for vm in NAMES] == wanted
     assert not any(list(place.source(vm).iterdir()) for vm in NAMES)
@@ -100,11 +108,12 @@ def test_a_move_that_is_put_off_is_there_after_a_death_and_can_be_cancelled(plac
 
 
 def test_what_is_in_use_is_tried_again_and_moved_by_a_later_daemon(place: Place) -> None:
-    wanted = contents(place.source("웹 2"))
     with (place.source("웹 2") / "디스크.vhdx").open("r+b"):
         code, told = place.asked("start", "웹 2", str(place.base / "새 곳" / "웹"))
         assert code == 5, told
         place.daemon.kill()
+        make_vhdx(place.source("웹 2") / "그새 생긴 것.vhdx", 7)
+        wanted = contents(place.source("웹 2"))
     place.daemon = place.site.ready()
     place.wait_for("done", "웹 2")
     assert contents(place.base / "새 곳" / "웹") == wanted

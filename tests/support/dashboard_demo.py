@@ -11,24 +11,32 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from replicad.catalog import open_catalog
 from replicad.model.agenda import Agenda, LatestPoint
+from replicad.model.errors import OutOfSpaceError
+from replicad.model.known_moves import KnownMove
+from replicad.model.moves import MovedFile, MovePhase, MoveRecord
 from replicad.model.points import (
     Consistency,
     CycleKind,
+    FileKind,
     RecoveryPoint,
     Statistics,
 )
-from replicad.model.progress import Advanced, PhaseStarted
+from replicad.model.progress import Advanced, FreezePredicted, PhaseStarted
 from replicad.model.runs import Failure, Outcome, Run, Severity, Trigger
+from replicad.service.moving.queue import MoveWatch
 from replicad.service.watch import Watch
 from replicad.settings.load import parse
 from tests.support.live_api import TOKEN, free_port, live_api_on_a_thread
 
 MIB, GIB = 1 << 20, 1 << 30
+_DISK = (MovedFile(0, "disk.vhdx", FileKind.DISK, 0, "disk.vhdx", 40 * GIB),)
 
 
 def minutes(count: int) -> timedelta:
@@ -181,13 +189,43 @@ def demo_fleet(directory: Path) -> Iterator[Fleet]:
         watch.hear(Advanced(37 * GIB, 21 * GIB))
         await asyncio.Event().wait()
 
-    with live_api_on_a_thread(settings, copy, points) as api:
+    with live_api_on_a_thread(settings, copy, points, _carry) as api:
         asyncio.run_coroutine_threadsafe(api.control.request("archive"), api.serving.get_loop()).result(30)
         yield Fleet(f"http://127.0.0.1:{port}/", TOKEN)
 
 
+def _moves(now: datetime) -> list[KnownMove]:
+    """One under way, one that an error stopped, one that waits for the evening, and one that is done."""
+
+    def move(vm: str, began: datetime, phase: MovePhase, **more: Any) -> MoveRecord:
+        source, place = rf"\\nas1\vms\{vm}", rf"\\nas3\fast\{vm}"
+        name = blake2b(vm.encode(), digest_size=16).hexdigest()
+        return MoveRecord(name, vm, source, (place,), began, phase=phase, **more)
+
+    done = move("old-files", now - minutes(200), MovePhase.DONE, rounds=3, freeze_ms=58.0)
+    return [
+        KnownMove(done, ended=now - minutes(170)),
+        KnownMove(move("web02", now - minutes(14), MovePhase.PRECOPY, rounds=2, files=_DISK)),
+        KnownMove(move("회계 서버 📒", now - minutes(50), MovePhase.BULK, files=_DISK)),
+        KnownMove(move("build-runner", now - minutes(3), MovePhase.WAITING), due=now + timedelta(hours=5)),
+    ]
+
+
+async def _carry(move: KnownMove, watch: MoveWatch) -> KnownMove:
+    """As `Mover.carry_out`."""
+    if move.vm != "web02":
+        raise OutOfSpaceError("write", rf"\\nas3\fast\{move.vm}", "3.2 GiB more are needed", "Make room.")
+    watch.hear(PhaseStarted("round 3", 3 * GIB))
+    watch.hear(FreezePredicted(2, 0.184))
+    watch.hear(Advanced(2 * GIB, 120 * MIB))
+    await asyncio.Event().wait()
+    raise AssertionError("nobody ends it")
+
+
 async def _write_down(path: Path, pasts: list[_Past], histories: dict[str, list[Run]], now: datetime) -> None:
     async with open_catalog(path, print) as catalog:
+        for move in _moves(now):
+            await catalog.save_move(move)
         for past in pasts:
             runs = histories[past.vm]
             latest = next(run for run in reversed(runs) if run.outcome is Outcome.DONE)

@@ -8,15 +8,18 @@ import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import httpx
 
-from replicad.catalog import open_catalog
+from replicad.catalog import Catalog, open_catalog
 from replicad.model.agenda import LatestPoint
+from replicad.model.errors import NotFoundError
+from replicad.model.known_moves import KnownMove
+from replicad.model.moves import MovePhase
 from replicad.model.points import Consistency, CycleKind, RecoveryPoint, Statistics
 from replicad.model.runs import Run
 from replicad.model.tracking_words import TrackerMistake, mistakes_of
@@ -26,6 +29,9 @@ from replicad.service.control import Control
 from replicad.service.cycles_first import CyclesFirst
 from replicad.service.hub import Hub
 from replicad.service.metrics import Figures
+from replicad.service.moving.configured import Moves
+from replicad.service.moving.orders import Wanted
+from replicad.service.moving.queue import MoveQueue, MoveWatch
 from replicad.service.plans import schedules_of, verification_schedules_of
 from replicad.service.point_lists import PointLists
 from replicad.service.supervisor import Supervisor
@@ -43,6 +49,7 @@ VM, OTHER = "웹 서버 💾", "db"
 TOKEN = "0123456789abcdef0123456789abcdef"
 
 Work = Callable[[str, Watch], Awaitable[None]]
+Moving = Callable[[KnownMove, MoveWatch], Awaitable[KnownMove]]
 Reading = Callable[[str, Watch, bool], Awaitable[Verification]]
 
 
@@ -53,6 +60,16 @@ async def no_work(vm: str, watch: Watch) -> None:
 async def nothing_found(vm: str, watch: Watch, repair: bool) -> Verification:
     """A verification of a replica that is sound."""
     return Verification(points=[1], read_bytes=100)
+
+
+async def no_moving(move: KnownMove, watch: MoveWatch) -> KnownMove:
+    """A move that has nothing to do."""
+    return replace(move, record=replace(move.record, phase=MovePhase.DONE), ended=system_clock().now())
+
+
+@asynccontextmanager
+async def _nothing_held(vm: str, watch: Watch) -> AsyncIterator[None]:
+    yield
 
 
 @dataclass
@@ -162,6 +179,32 @@ class _Scripted:
         """As `Cycles.give_up`."""
 
 
+class _ScriptedMoves:
+    """Moves that do `moving`."""
+
+    def __init__(self, moving: Moving, catalog: Catalog) -> None:
+        self._moving = moving
+        self._catalog = catalog
+
+    async def carry_out(self, move: KnownMove, watch: MoveWatch) -> KnownMove:
+        """As `Work.carry_out`."""
+        return await self._moving(move, watch)
+
+    async def cancel(self, move: KnownMove) -> KnownMove:
+        """As `Work.cancel`."""
+        record = replace(move.record, phase=MovePhase.CANCELLED)
+        cancelled = replace(move, record=record, ended=system_clock().now(), error=None)
+        await self._catalog.save_move(cancelled)
+        return cancelled
+
+    async def find(self, source: str, wanted: Wanted, known: Sequence[KnownMove]) -> list[KnownMove]:
+        """As `Finder.find`."""
+        raise NotFoundError("find", source, "nothing is there")
+
+    def give_up(self) -> None:
+        """As `Work.give_up`."""
+
+
 @asynccontextmanager
 async def live_api(
     settings: Settings,
@@ -169,6 +212,7 @@ async def live_api(
     reload: Callable[[], Awaitable[None]] | None = None,
     reading: Reading = nothing_found,
     points: Mapping[str, Sequence[RecoveryPoint]] = MappingProxyType({}),
+    moving: Moving = no_moving,
 ) -> AsyncIterator[Api]:
     """All of it, running."""
 
@@ -187,21 +231,30 @@ async def live_api(
             supervisor = Supervisor(first, catalog, clock, settings.max_concurrent, hub.tell)
             await supervisor.keep(schedules_of(settings), await catalog.agendas(), settings.max_concurrent)
             lists = PointLists(scripted.points, clock)
-            control = Control(lambda: settings, supervisor, catalog, clock, reload or no_reload, hub, verifier, lists)
+            scripted_moves = _ScriptedMoves(moving, catalog)
+            queue = MoveQueue(scripted_moves, catalog, clock, 2, _nothing_held, hub.tell)
+            await queue.keep()
+            control = Control(
+                lambda: settings, supervisor, catalog, clock, reload or no_reload, hub, verifier, lists,
+                moves=Moves(queue, scripted_moves, catalog),
+            )  # fmt: skip
             supervising = asyncio.create_task(supervisor.run())
             serving = asyncio.create_task(serve(control, figures, doors))
-            verifying = asyncio.create_task(verifier.run())
+            others = [asyncio.create_task(verifier.run()), asyncio.create_task(queue.run())]
             try:
                 yield Api(settings, control, hub, figures, serving, supervising)
             finally:
-                for task in (serving, supervising, verifying):
+                for task in (serving, supervising, *others):
                     task.cancel()
-                await asyncio.wait([serving, supervising, verifying])
+                await asyncio.wait([serving, supervising, *others])
 
 
 @contextmanager
 def live_api_on_a_thread(
-    settings: Settings, work: Work = no_work, points: Mapping[str, Sequence[RecoveryPoint]] = MappingProxyType({})
+    settings: Settings,
+    work: Work = no_work,
+    points: Mapping[str, Sequence[RecoveryPoint]] = MappingProxyType({}),
+    moving: Moving = no_moving,
 ) -> Iterator[Api]:
     """The same, for tests that block."""
     loop = asyncio.new_event_loop()
@@ -209,7 +262,7 @@ def live_api_on_a_thread(
     living: list[Api] = []
 
     async def live() -> None:
-        async with live_api(settings, work, points=points) as api:
+        async with live_api(settings, work, points=points, moving=moving) as api:
             living.append(api)
             up.set()
             await over.wait()

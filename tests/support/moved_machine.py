@@ -6,7 +6,7 @@ stopped and switched as QEMU is; when who stopped it dies, a watchdog lets it go
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from random import Random
@@ -100,12 +100,20 @@ class StillMachine:
             assert isinstance(file.destination, LocalAddress)
             opened = await machine.share.open(file.destination.path.lstrip("/"), OpenMode.WRITE)
             assert await content(opened) == machine.disks[file.path], f"{file.path} was not complete at the switch"
+            new[file.path] = (Side.DESTINATION, opened)
             if machine.refuses is not None and number == len(files) - 1:
                 error, machine.refuses = machine.refuses, None
+                await _close(new.values())
                 raise error
-            new[file.path] = (Side.DESTINATION, opened)
+        old = [machine._open[path] for path in new if path in machine._open]
         machine._open |= new
+        await _close(old)
         machine.switches += 1
+
+
+async def _close(files: Iterable[tuple[Side, MemoryFile]]) -> None:
+    for _, file in files:
+        await file.close()
 
 
 async def content(file: MemoryFile) -> bytes:

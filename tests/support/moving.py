@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from random import Random
 from typing import TypeVar
 
-from replicad.model.moves import MovedFile, MoveOptions, MoveRecord, NoConvergence, Side
+from replicad.model.moves import MovedFile, MoveOptions, MoveRecord, NoConvergence, Proof, Side
 from replicad.model.names import join
 from replicad.model.points import FileKind
 from replicad.model.progress import ProgressEvent
@@ -66,9 +66,7 @@ class Moving:
 
     seed: int = 1
     server_copy: bool = True
-    options: MoveOptions = field(
-        default_factory=lambda: MoveOptions(max_rounds=2, max_freeze_s=60, on_no_convergence=NoConvergence.FREEZE)
-    )
+    proof: Proof = Proof.ALL
     events: list[ProgressEvent] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
@@ -83,8 +81,10 @@ class Moving:
                 [*((disk, FileKind.DISK) for disk in DISKS), (CONFIG, FileKind.CONFIG)]
             )
         ]
+        waits = NoConvergence.FREEZE
+        options = MoveOptions(max_rounds=2, max_freeze_s=60, on_no_convergence=waits, proof=self.proof)
         self.remembered = MoveRecord(
-            MOVE_ID, "웹 서버", "/", ("/",), datetime(2026, 1, 1, tzinfo=UTC), self.options,
+            MOVE_ID, "웹 서버", "/", ("/",), datetime(2026, 1, 1, tzinfo=UTC), options,
             files=tuple(files),
         )  # fmt: skip
 
@@ -116,7 +116,8 @@ class Moving:
             view = PlainView(share, selected, clock.now)
             return TrackedSource(view, None, None, clock, self.events.append)
 
-        parts = MoveParts(share, (share,), self.machine, changes, MoveJournal(share, remember))
+        journal = MoveJournal(share, remember)
+        parts = MoveParts(share, (share,), self.machine, changes, journal, lambda path: path.startswith(SOURCE))
         ctx = Context(
             clock=clock, random=Random(self.seed), new_id=lambda: self.random.randbytes(16).hex(),
             holder=lambda: LockHolder("시험-host", "machine", "boot", 1, "1", "2026-01-01T00:00:00Z"),
@@ -147,16 +148,17 @@ class Moving:
     async def start_at_source(self) -> None:
         """Somebody starts the machine as it was always started, and it writes."""
         for disk in DISKS:
-            self.machine.disks[disk] = bytearray(await self._read(disk))
+            self.machine.disks[disk] = bytearray(await self.read(disk))
         await self.machine.start({disk: (Side.SOURCE, disk) for disk in DISKS})
         for _ in range(5):
             await self.machine.live()
 
-    async def check_untouched(self) -> None:
-        """The source holds what the machine has there, and the destination is there beside it."""
+    async def check_untouched(self, side: Side = Side.SOURCE) -> None:
+        """That side holds what the machine has there, and the other one is there beside it."""
+        names = await self.names()
         for path in DISKS:
-            assert await self._read(path) == self.machine.disks[path]
-            assert target_of(path) in await self.names()
+            assert await self.read(path if side is Side.SOURCE else target_of(path)) == self.machine.disks[path]
+            assert {path, target_of(path)} <= names
 
     async def names(self) -> set[str]:
         """All files there are."""
@@ -176,11 +178,12 @@ class Moving:
         name_of = target_of if side is Side.DESTINATION else str
         assert await self.names() == {name_of(path) for path in (*DISKS, CONFIG)}
         for path, expected in self.machine.disks.items():
-            assert await self._read(name_of(path)) == expected, f"{path} is not what it must be"
+            assert await self.read(name_of(path)) == expected, f"{path} is not what it must be"
         if self.machine.is_running:
             assert set(self.machine.where().values()) == {side}
 
-    async def _read(self, path: str) -> bytes:
+    async def read(self, path: str) -> bytes:
+        """A whole file."""
         async with await self.memory.open(path, OpenMode.READ) as file:
             size = (await file.identity()).size_bytes
             buffer = bytearray(size)

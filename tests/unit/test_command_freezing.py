@@ -76,16 +76,18 @@ async def test_what_was_reached_is_what_freeze_says_and_not_what_was_wanted(
     assert stage.log == ["freeze", "thaw"]
 
 
-async def test_what_commands_print_is_told_line_by_line_printable_and_bounded(stage: Stage) -> None:
-    script = (
-        r"printf 'one\033[31m\r\n'; echo 둘 🙂 >&2; yes three | head -c 10000000; head -c 100000 /dev/zero | tr '\0' x"
-    )
-    await _freeze(stage, script)
-    assert stage.said[:2] in (["one\ufffd[31m", "둘 🙂"], ["둘 🙂", "one\ufffd[31m"])
+async def test_what_commands_print_is_told_line_by_line_and_printable(stage: Stage) -> None:
+    await _freeze(stage, r"printf 'one\033[31m\r\n'; echo 둘 🙂 >&2")
+    assert sorted(stage.said) == ["one\ufffd[31m", "둘 🙂"]
+    assert not [line for line in stage.said if "$ecret" in line]
+
+
+async def test_of_what_commands_print_without_end_the_beginning_is_told(stage: Stage) -> None:
+    await _freeze(stage, r"yes three | head -c 10000000; head -c 100000 /dev/zero | tr '\0' x")
+    assert stage.said[0] == "three"
     assert len(stage.said) == MAX_LOGGED_LINES + 1
     assert stage.said[-1].endswith("more lines are left out)")
     assert max(len(line) for line in stage.said) <= MAX_LINE_CHARS + 1
-    assert not [line for line in stage.said if "$ecret" in line]
 
 
 def test_pieces_are_joined_to_lines_wherever_they_are_cut() -> None:

@@ -13,11 +13,16 @@ import pytest
 
 import replicad.service.api.dashboard as dashboard
 from replicad.model.health import Health, State
+from replicad.model.known_moves import KnownMove
+from replicad.model.moves import MovePhase, MoveRecord
 from replicad.model.points import Consistency, CycleKind
 from replicad.model.runs import Outcome, Run, Trigger
 from replicad.service.api.dashboard import views, words
 from replicad.service.api.dashboard.series import MOST_TEETH, series_of
+from replicad.service.api.move_shapes import MoveViewShape
 from replicad.service.api.shapes import MachineShape, RecoveryPointShape, RunBegunShape, StatisticsShape
+from replicad.service.moving.queue import MoveView
+from replicad.service.watch import Progress
 
 NOW = datetime(2026, 11, 23, 20, tzinfo=UTC)
 ASSETS = Path(dashboard.__file__).parent / "assets"
@@ -183,3 +188,30 @@ def test_nothing_of_the_page_lies_elsewhere_or_is_inline() -> None:
         assert not re.search(
             r"\son[a-z]+=|\sstyle=|<script(?! defer src=)|javascript:|hx-on|\|safe|eval\(|innerHTML", text
         ), path
+
+
+def _seen(number: int, **more: Any) -> MoveViewShape:
+    record = MoveRecord(
+        f"{number:032x}", f"웹 {number}", "/원본", ("/새",), NOW - timedelta(minutes=number),
+        phase=more.pop("phase", MovePhase.WAITING),
+    )  # fmt: skip
+    progress = more.pop("progress", None)
+    return MoveViewShape.seen(MoveView(KnownMove(record, **more), progress))
+
+
+def test_moves_under_way_come_first_then_those_with_errors_and_old_ones_are_left_out() -> None:
+    moves = [
+        _seen(1), _seen(2, error="그 서버가 없다", phase=MovePhase.BULK),
+        _seen(3, phase=MovePhase.BULK, progress=Progress("copying", 0, 0, None)),
+        _seen(4, phase=MovePhase.DONE, ended=NOW - timedelta(hours=23)),
+        _seen(5, phase=MovePhase.DONE, ended=NOW - timedelta(hours=25)), _seen(6, phase=MovePhase.RETIRED),
+        _seen(7, phase=MovePhase.SWITCHED, error="그 서버가 없다"),
+    ]  # fmt: skip
+    shown = [
+        (row.view.move.vm, row.state, row.can_be_cancelled, row.can_be_resumed) for row in views.moves_shown(moves, NOW)
+    ]
+    assert shown == [
+        ("웹 3", "copying", True, False), ("웹 2", "stopped by an error", True, True),
+        ("웹 7", "stopped by an error", False, True), ("웹 1", "waiting", True, False),
+        ("웹 6", "done; the source is kept for a while", False, False), ("웹 4", "done", False, False),
+    ]  # fmt: skip

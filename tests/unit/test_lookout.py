@@ -62,9 +62,10 @@ def test_machines_that_can_not_be_looked_at_end_nothing_and_are_told_once() -> N
     machines, manager = _Machines(), _Manager()
 
     async def live() -> None:
+        clock = SettableClock().clock
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(400):
-                await Lookout(machines, manager, Announcer(lambda _: None), SettableClock().clock).run()
+                await Lookout(machines, manager, Announcer(lambda _: None, clock.now), clock).run()
 
     with capture_logs() as logs:
         run(live())

@@ -17,6 +17,7 @@ from replicad.model.known_moves import KnownMove
 from replicad.model.moves import MovedFile, MoveOptions, MovePhase, MoveRecord
 from replicad.model.points import FileKind
 from replicad.model.progress import FreezePredicted
+from replicad.service.events import MoveBegan, MoveStopped
 from replicad.service.moving.queue import MoveCounts, MoveQueue, MoveWatch
 from replicad.service.watch import Watch
 
@@ -44,10 +45,11 @@ class World:
     held: Counter[str] = field(default_factory=Counter)
     watches: dict[str, MoveWatch] = field(default_factory=dict)
     step: asyncio.Event = field(default_factory=asyncio.Event)
+    told: list[MoveBegan | MoveStopped] = field(default_factory=list)
 
     def queue(self) -> MoveQueue:
         clock = Clock(lambda: self.now, lambda: (self.now - NOW).total_seconds(), asyncio.sleep)
-        return MoveQueue(self, self, clock, self.most, self.hold)
+        return MoveQueue(self, self, clock, self.most, self.hold, self.told.append)
 
     @asynccontextmanager
     async def hold(self, vm: str, watch: Watch) -> AsyncIterator[None]:
@@ -136,16 +138,66 @@ async def test_so_many_at_once_the_highest_priority_first_then_the_oldest() -> N
     await running(world, work)
 
 
-async def test_a_machine_is_in_one_move_at_a_time() -> None:
+async def test_a_move_that_has_ended_since_somebody_looked_does_not_begin_again() -> None:
+    world = World()
+
+    async def work(queue: MoveQueue) -> None:
+        await queue.order([a_move(1)])
+        await world.until_begun(1)
+        (seen,) = await world.moves()
+        await world.done("웹 1")
+        await settle()
+        await queue.order([seen])
+        await queue.resume(seen)
+        await settle()
+        assert world.begun == ["웹 1"]
+        (known,) = await world.moves()
+        assert known.phase is MovePhase.DONE
+
+    await running(world, work)
+
+
+async def test_of_two_orders_of_one_machine_at_once_one_is_refused() -> None:
     world = World(most=4)
 
     async def work(queue: MoveQueue) -> None:
-        await queue.order([a_move(1, "웹"), a_move(2, "다른 것")])
+        orders = [queue.order([a_move(number, "웹")]) for number in (1, 2)]
+        ends = await asyncio.gather(*orders, return_exceptions=True)
+        assert [type(end) for end in ends] == [type(None), ConflictError]
+        assert len(await world.moves()) == 1
+
+    await running(world, work)
+
+
+async def test_a_move_that_was_looked_at_before_it_got_further_goes_on_from_where_it_is() -> None:
+    world = World()
+
+    async def work(queue: MoveQueue) -> None:
+        await queue.order([a_move(1)])
+        await world.until_begun(1)
+        (seen,) = await world.moves()
+        further = replace(seen, record=replace(seen.record, phase=MovePhase.SWITCHING, files=(DISK,)))
+        await world.save_move(further)
+        world.fails("웹 1", PermanentError("switch", "웹 1", "거부"))
+        await settle()
+        await queue.order([seen])
+        await world.until_begun(2)
+        (known,) = await world.moves()
+        assert (known.phase, known.error) == (MovePhase.SWITCHING, None)
+
+    await running(world, work)
+
+
+async def test_a_machine_is_in_one_move_at_a_time() -> None:
+    world = World(most=4)
+    world.known = {move.id: move for move in (a_move(1, "웹"), a_move(8, "웹"))}
+
+    async def work(queue: MoveQueue) -> None:
+        await queue.order([a_move(2, "다른 것")])
         await world.until_begun(2)
         with pytest.raises(ConflictError, match="00000000"):
             queue.refuse_twins([a_move(7, "웹")])
         assert queue.is_moving("웹")
-        await queue.order([a_move(8, "웹")])
         await settle()
         assert sorted(world.begun) == ["다른 것", "웹"]
 
@@ -299,3 +351,29 @@ async def test_progress_and_the_predicted_freeze_are_told_while_it_is_worked_on(
         assert (view.freeze_s, view.progress is not None) == (0.25, True)
 
     await running(world, work)
+
+
+async def test_beginnings_ends_and_errors_of_moves_are_told_once_each() -> None:
+    world = World()
+
+    async def work(queue: MoveQueue) -> None:
+        await queue.order([a_move(1), a_move(2)])
+        await world.until_begun(2)
+        await world.done("웹 1")
+        world.fails("웹 2", UnreachableError("write", "그", "끊김"))
+        await settle()
+        await queue.order([a_move(3, due=NOW + timedelta(days=1))])
+        await queue.cancel(world.known[a_move(3).id])
+
+    await running(world, work)
+    began = [event.move.vm for event in world.told if isinstance(event, MoveBegan)]
+    stopped = {
+        event.move.vm: (event.move.phase, event.move.error is not None, event.is_tried_again)
+        for event in world.told if isinstance(event, MoveStopped)
+    }  # fmt: skip
+    assert began == ["웹 1", "웹 2"]
+    assert stopped == {
+        "웹 1": (MovePhase.DONE, False, False), "웹 2": (MovePhase.WAITING, True, True),
+        "웹 3": (MovePhase.CANCELLED, False, False),
+    }  # fmt: skip
+    assert len(world.told) == 5

@@ -31,6 +31,7 @@ def order_of(asked: Asked, at: str | None) -> Facts:
         "on_no_convergence": options.on_no_convergence.value,
         "source_after": options.source_after.value,
         "grace_s": options.grace_s,
+        "proof": options.proof.value,
         "monitor": wanted.monitor,
         "bandwidth": options.bandwidth,
         "priority": options.priority,

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from replicad.settings import Settings
 
 _SHOWN_ENDED = 10
+_NOT_SEEN: dict[str, Any] = {"progress": None, "predicted_freeze_s": None, "retry_at": None}
+"""Where no daemon works on moves."""
 
 
 @click.command("list")
@@ -27,10 +29,15 @@ _SHOWN_ENDED = 10
 @json_option
 def list_moves(shows_all: bool, config: Path | None, as_json: bool) -> None:
     """List moves: those that have not ended, and the latest of those that have."""
+    from replicad.cli.daemon_client import running_daemon
     from replicad.cli.progress import say_warning
     from replicad.cli.run_async import run_async
 
-    moves = run_async(_known(load_configuration(config), say_warning))
+    settings, daemon = load_configuration(config), running_daemon(config)
+    if daemon is not None:
+        moves = [_seen(view) for view in daemon.get("/moves")["moves"]]
+    else:
+        moves = run_async(_known(settings, say_warning))
     ended = [move for move in moves if move["ended"] is not None]
     if not shows_all:
         left_out = {move["id"] for move in ended[:-_SHOWN_ENDED]}
@@ -48,11 +55,22 @@ def list_moves(shows_all: bool, config: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def show(move_id: str, config: Path | None, as_json: bool) -> None:
-    """Show one move with its files. Any first digits of ID do, if no other move has them."""
+    """Show one move with its files. Any first digits of ID do, if no other move has them.
+
+    While the daemon works on it, also how far it is, and how long its machine would stand still if
+    it were switched now.
+    """
+    from replicad.cli.daemon_client import running_daemon
     from replicad.cli.progress import say_warning
     from replicad.cli.run_async import run_async
 
-    move = run_async(_one(load_configuration(config), move_id, say_warning))
+    from .followed import path_of_move
+
+    settings, daemon = load_configuration(config), running_daemon(config)
+    if daemon is not None:
+        move = _seen(daemon.get(path_of_move(move_id)))
+    else:
+        move = run_async(_one(settings, move_id, say_warning))
     if as_json:
         print_json(move)
     else:
@@ -88,18 +106,24 @@ def cancel(move_id: str, config: Path | None, as_json: bool) -> None:
         print_line(f"{move['vm']}: the move is taken back; the machine goes on at {move['source']}")
 
 
+def _seen(view: dict[str, Any]) -> dict[str, Any]:
+    """A move, with what the daemon does with it now."""
+    move: dict[str, Any] = view["move"]
+    return move | {key: view[key] for key in _NOT_SEEN}
+
+
 async def _known(settings: Settings, observe: Observer) -> list[dict[str, Any]]:
     from .here import facts_of, opened_catalog
 
     async with opened_catalog(settings, observe) as catalog:
-        return [facts_of(move) for move in await catalog.moves()]
+        return [facts_of(move) | _NOT_SEEN for move in await catalog.moves()]
 
 
 async def _one(settings: Settings, move_id: str, observe: Observer) -> dict[str, Any]:
     from .here import facts_of, opened_catalog
 
     async with opened_catalog(settings, observe) as catalog:
-        return facts_of(await catalog.move(move_id))
+        return facts_of(await catalog.move(move_id)) | _NOT_SEEN
 
 
 async def _cancel(settings: Settings, move_id: str, observe: Observer) -> dict[str, Any]:

@@ -31,6 +31,12 @@ def print_move(move: Facts) -> None:
     for word in ("due", "ended"):
         if move[word] is not None:
             print_line(f"{word:<7}{_time(move[word])}")
+    if move["retry_at"] is not None:
+        print_line(f"again  {_time(move['retry_at'])}")
+    if move["progress"] is not None:
+        print_line(f"now    {_progress(move['progress'])}")
+    if move["predicted_freeze_s"] is not None:
+        print_line(f"the machine would stand still for {human_duration(move['predicted_freeze_s'])}")
     if move["freeze_s"] is not None:
         print_line(f"the machine stood still for {human_duration(move['freeze_s'])}, after {_rounds(move['rounds'])}")
     if move["source_deleted_after"] is not None:
@@ -61,6 +67,14 @@ def print_done(move: Facts) -> None:
         print_line(f"{move['vm']}: the source's files are kept, and are called *{ending}")
 
 
+def _progress(progress: Facts) -> str:
+    told = str(progress["phase"])
+    if progress["total_bytes"]:
+        done, total = progress["done_bytes"], progress["total_bytes"]
+        told += f", {min(100, 100 * done // total)} %, {human_bytes(done)} of {human_bytes(total)}"
+    return told + (f", {human_bytes(progress['sent_bytes'])} sent" if progress["sent_bytes"] else "")
+
+
 def _rounds(count: int) -> str:
     return "1 round" if count == 1 else f"{count} rounds"
 
@@ -70,7 +84,12 @@ def _notes(file: Facts) -> str:
 
 
 def _state(move: Facts) -> str:
-    return f"{move['phase']} (stopped)" if move["error"] is not None and move["ended"] is None else str(move["phase"])
+    phase = str(move["phase"])
+    progress = move.get("progress")
+    if progress is not None:
+        percent = f" {min(100, 100 * progress['done_bytes'] // total)} %" if (total := progress["total_bytes"]) else ""
+        return f"{phase}{percent}"
+    return f"{phase} (stopped)" if move["error"] is not None and move["ended"] is None else phase
 
 
 def _time(text: str) -> str:

@@ -15,7 +15,15 @@ from replicad.cli.output import human_bytes, print_json, print_line, print_table
 from replicad.cli.working_here import say_no_daemon
 from replicad.model.errors import PermanentError, ReplicadError, TransientError
 from replicad.model.known_moves import KnownMove, shown_id
-from replicad.model.moves import MAX_FREEZE_S, MAX_ROUNDS, MoveOptions, MovePhase, NoConvergence, SourceAfter
+from replicad.model.moves import (
+    MAX_FREEZE_S,
+    MAX_ROUNDS,
+    MoveOptions,
+    MovePhase,
+    NoConvergence,
+    Proof,
+    SourceAfter,
+)
 from replicad.model.names import printable
 from replicad.model.progress import Observer, PhaseStarted, ProgressEvent, Warned
 
@@ -55,6 +63,10 @@ Facts = dict[str, Any]
     "--on-no-convergence", type=click.Choice([word.value for word in NoConvergence]), default=NoConvergence.ABORT.value,
     show_default=True, help="If it writes faster than that can be sent: give up, or let it stand still for longer.",
 )  # fmt: skip
+@click.option(
+    "--proof", type=click.Choice([word.value for word in Proof]), default=Proof.ALL.value, show_default=True,
+    help="What is read back before the switch of what a server copied by itself: all of it, or a sample.",
+)  # fmt: skip
 @click.option("--keep-source", is_flag=True, help="Rename the source's files, and never delete them.")
 @click.option("--grace", type=DURATION, metavar="TIME", help="Rename them, and delete them after this time: 24h.")
 @click.option(
@@ -84,6 +96,7 @@ def start(
     max_freeze: float,
     max_rounds: int,
     on_no_convergence: str,
+    proof: str,
     keep_source: bool,
     grace: int | None,
     monitor: str | None,
@@ -117,6 +130,7 @@ def start(
         on_no_convergence=NoConvergence(on_no_convergence),
         source_after=SourceAfter.KEEP if keep_source else SourceAfter.DELETE,
         grace_s=grace or 0,
+        proof=Proof(proof),
         bandwidth=bandwidth,
         priority=priority,
     )

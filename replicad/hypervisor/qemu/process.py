@@ -63,20 +63,26 @@ def command_line(process: Process) -> tuple[str, ...]:
     return tuple(os.fsdecode(argument) for argument in data.split(b"\0")[:-1])
 
 
-def writers_of(files: Collection[Inode], but: int) -> Mapping[Inode, str]:
+def writers_of(files: Collection[Inode], but: int | None = None, without: Collection[str] = ()) -> Mapping[Inode, str]:
     """Which of these files processes of this host have open for writing, and by one of them which: its name and number.
-    Not looked at is the process `but`, nor can be those whose files may not be seen by us."""
+    Not looked at are the process `but` and those of the names `without`, nor can be those whose files may not be seen
+    by us."""
     found: dict[Inode, str] = {}
     for process in _PROC.iterdir():
         if not process.name.isdecimal() or int(process.name) == but:
             continue
         with suppress(OSError):  # it has ended, or is not ours to look at
+            if without and _name(process) in without:
+                continue
             for descriptor in (process / "fd").iterdir():
                 inode = _written_through(process, descriptor)
                 if inode is not None and inode in files and inode not in found:
-                    name = (process / "comm").read_text(errors="replace").strip()
-                    found[inode] = f"{printable(name)} (process {process.name})"
+                    found[inode] = f"{printable(_name(process))} (process {process.name})"
     return found
+
+
+def _name(process: Path) -> str:
+    return (process / "comm").read_text(errors="replace").strip()
 
 
 def _written_through(process: Path, descriptor: Path) -> Inode | None:

@@ -6,12 +6,12 @@ import asyncio
 import os
 import secrets
 import stat
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from replicad.hypervisor.port import Relocation, Still
+from replicad.hypervisor.port import Relocation, SeenAt, Still
 from replicad.model.address import Address
 from replicad.model.errors import (
     BusyError,
@@ -40,9 +40,6 @@ from .uses import Use, Uses
 _LOOK_UP_TIMEOUT_S = 10.0
 _STANDING = ("paused", "prelaunch", "io-error", "internal-error", "guest-panicked", "shutdown", "watchdog")
 """The states of a machine that writes nothing, nor begins to by itself."""
-
-SeenAt = Callable[[Address], str | None]
-"""The name by which this host sees what lies at an address; None if it does not see it."""
 
 
 @dataclass(frozen=True, slots=True)

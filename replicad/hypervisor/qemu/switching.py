@@ -12,7 +12,7 @@ import json
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
-from replicad.hypervisor.port import DiskUser, Relocation, Still, Usage
+from replicad.hypervisor.port import DiskUser, Relocation, SeenAt, Still, Usage
 from replicad.hypervisor.thawing import KIND, FreezeJournal
 from replicad.model.errors import BusyError, IntegrityError, PermanentError, ReplicadError, TransientError
 from replicad.model.moves import Side
@@ -24,7 +24,7 @@ from .guarding import guarded
 from .monitor import Monitor
 from .orders import carry_out
 from .sockets import MachineIsOffError
-from .still import QemuStill, SeenAt, is_to_resume, remove_left_nodes
+from .still import QemuStill, is_to_resume, remove_left_nodes
 from .uses import Uses, find_uses, sides_in
 
 _STOP = "stop"

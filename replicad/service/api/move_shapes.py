@@ -10,7 +10,15 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from replicad.model.address import Address, parse_address
 from replicad.model.errors import ConfigError
 from replicad.model.known_moves import KnownMove
-from replicad.model.moves import MAX_FREEZE_S, MAX_ROUNDS, MoveOptions, MovePhase, NoConvergence, SourceAfter
+from replicad.model.moves import (
+    MAX_FREEZE_S,
+    MAX_ROUNDS,
+    MoveOptions,
+    MovePhase,
+    NoConvergence,
+    Proof,
+    SourceAfter,
+)
 from replicad.model.points import FileKind
 from replicad.service.moving.orders import Wanted
 from replicad.service.moving.queue import MoveView
@@ -143,9 +151,9 @@ class MovesShape(_Shape):
 class MoveOrderShape(_Shape):
     """What is to be moved where."""
 
-    source: str = Field(max_length=4096)
+    source: str = Field(min_length=1, max_length=4096)
     """A machine's name, the address of its directory, or a pattern of either."""
-    destination: str = Field(max_length=4096)
+    destination: str = Field(min_length=1, max_length=4096)
     """The machine's new directory; with a pattern each machine has one of its own below it."""
     disks: tuple[tuple[str, str], ...] = Field(default=(), max_length=100)
     """Patterns of disks, each with the directory for what fits."""
@@ -154,6 +162,8 @@ class MoveOrderShape(_Shape):
     on_no_convergence: NoConvergence = NoConvergence.ABORT
     source_after: SourceAfter = SourceAfter.DELETE
     grace_s: int = Field(default=0, ge=0, le=10 * 366 * 86_400)
+    proof: Proof = Proof.ALL
+    """What is read back, before the switch, of what a server copied by itself."""
     monitor: str | None = Field(default=None, max_length=4096)
     """The path of the machine's QMP socket, where the configuration does not say it."""
     bandwidth: str | None = Field(default=None, max_length=4096)
@@ -175,6 +185,7 @@ class MoveOrderShape(_Shape):
             on_no_convergence=self.on_no_convergence,
             source_after=self.source_after,
             grace_s=self.grace_s,
+            proof=self.proof,
             bandwidth=self.bandwidth,
             priority=self.priority,
         )

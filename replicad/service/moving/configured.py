@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime
+from typing import Protocol
 
 from replicad.catalog import Catalog
 from replicad.model.known_moves import KnownMove
@@ -93,10 +94,17 @@ class ConfiguredMoves:
             self._open.discard(shares)
 
 
+class Finder(Protocol):
+    """Who knows what an order means; `ConfiguredMoves` is one."""
+
+    async def find(self, source: str, wanted: Wanted, known: Sequence[KnownMove]) -> list[KnownMove]:
+        """As `ConfiguredMoves.find`."""
+
+
 class Moves:
     """What can be asked of a daemon about moves."""
 
-    def __init__(self, queue: MoveQueue, work: ConfiguredMoves, catalog: Catalog) -> None:
+    def __init__(self, queue: MoveQueue, work: Finder, catalog: Catalog) -> None:
         self._queue = queue
         self._work = work
         self._catalog = catalog

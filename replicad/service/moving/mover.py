@@ -96,6 +96,9 @@ class Mover:
         if not known.record.files:
             try:
                 plan = await self._planned(known, opened)
+                # While somebody else uses them there may come other files: then it is planned anew.
+                parts = self._parts(replace(known, record=plan.record), opened)
+                await parts.user.usage(relocations(plan.record, plan.record.files))
             except BaseException:
                 await opened.unmake()
                 raise
@@ -127,7 +130,8 @@ class Mover:
             await self._save(known, record)
 
         consistency = self._consistency(known)
-        return move_parts(known.record, consistency, opened, self._settings, self._ctx, remember)
+        takes = self._takes(known)
+        return move_parts(known.record, consistency, opened, self._settings, self._ctx, remember, takes)
 
     def _consistency(self, known: KnownMove) -> Consistency:
         if known.order.monitor is not None:

@@ -135,12 +135,18 @@ def _configured(name: str, settings: Settings) -> Machine:
 
 
 def _at(address: Address, settings: Settings) -> Machine:
-    """The configured machine that has its disks there, or else one with the name of its directory."""
+    """The configured machine that has its disks there, also if it is reached by another way as it is configured; or
+    else one with the name of its directory."""
     for machine in settings.virtual_machines.values():
-        if _is_same(machine.source, address):
-            return Machine(machine.name, address, is_configured=True)
+        if _is_same(machine.source, address) or _is_seen_as(machine.source, address, settings):
+            return Machine(machine.name, machine.source, is_configured=True)
     name = last_part(address.path) if isinstance(address, LocalAddress) else last_part(address.path) or address.share
     return Machine(check_name(name, "machine"), address, is_configured=False)
+
+
+def _is_seen_as(one: Address, other: Address, settings: Settings) -> bool:
+    """Whether one is a share, and the other where this host has it mounted."""
+    return settings.seen_at(one) is not None and settings.seen_at(one) == settings.seen_at(other)
 
 
 def _is_same(one: Address, other: Address) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,10 +95,11 @@ def _split(address: Address) -> tuple[Address | None, str]:
 
 def move_parts(
     record: MoveRecord, consistency: Consistency, opened: MovedShares, settings: Settings, ctx: Context,
-    remember: Remember,
+    remember: Remember, takes: Callable[[str], bool] | None = None,
 ) -> MoveParts:  # fmt: skip
-    """What a move works with. `consistency` says who uses the machine's disks. Nobody is connected to yet."""
-    held = HeldUser(opened.source, opened.places, consistency.wait_s, ctx.clock)
+    """What a move works with. `consistency` says who uses the machine's disks, and `takes` which files of the source
+    are its own (None: all). Nobody is connected to yet."""
+    held = HeldUser(opened.source, opened.places, consistency.wait_s, ctx.clock, settings.seen_at)
     user: DiskUser = held
     tracker: Tracker | None = None
     if consistency.monitor is not None:
@@ -124,7 +125,7 @@ def move_parts(
             view = ClonedRounds(opened.source, selected, max_stall_s, ctx.clock, consistency.keep_free.of)
         return TrackedSource(view, tracker, marks, ctx.clock, ctx.observe)
 
-    return MoveParts(opened.source, opened.places, user, changes, MoveJournal(opened.places[0], remember))
+    return MoveParts(opened.source, opened.places, user, changes, MoveJournal(opened.places[0], remember), takes)
 
 
 def _command_user(record: MoveRecord, consistency: Consistency, opened: MovedShares, ctx: Context) -> CommandUser:

@@ -19,6 +19,7 @@ from replicad.model.errors import BusyError, ConflictError, LockedError, Permane
 from replicad.model.known_moves import KnownMove, shown_id
 from replicad.model.moves import MovePhase
 from replicad.model.progress import FreezePredicted, ProgressEvent
+from replicad.service.events import MoveBegan, MoveStopped
 from replicad.service.watch import Progress, Watch
 from replicad.workflows.move_retiring import deletion_due
 
@@ -122,12 +123,14 @@ class MoveQueue:
         clock: Clock,
         most_at_once: int,
         hold: Callable[[str, Watch], AbstractAsyncContextManager[None]],
+        tell: Callable[[MoveBegan | MoveStopped], None],
     ) -> None:
         self._work = work
         self._memory = memory
         self._clock = clock
         self._most_at_once = most_at_once
         self._hold = hold
+        self._tell = tell
         self._entries: dict[str, _Entry] = {}
         self._changed = asyncio.Event()
 
@@ -144,15 +147,23 @@ class MoveQueue:
         self._changed.set()
 
     async def order(self, moves: Iterable[KnownMove]) -> None:
-        """Have these carried out when it is their turn. One that is here already gets another chance."""
+        """Have these carried out when it is their turn. One that is here already gets another chance; one that has
+        ended since somebody looked does not begin again. Raises as `refuse_twins`."""
         for move in moves:
+            latest = await self._latest(move)
             entry = self._entries.get(move.id)
-            if entry is None:
-                await self._memory.save_move(move)
-                self._entries[move.id] = _Entry(move)
-            elif entry.task is None:
+            if entry is None and latest.ended is None:
+                # Here before it is written down, so that another order of the same machine finds it.
+                self.refuse_twins([latest])
+                self._entries[move.id] = _Entry(latest)
+                try:
+                    await self._memory.save_move(latest)
+                except BaseException:
+                    self._entries.pop(move.id, None)
+                    raise
+            elif entry is not None and entry.task is None and not entry.cancelling:
                 # What it ended with before is not how it stands any more.
-                entry.move = replace(move, error=None)
+                entry.move = replace(latest, error=None)
                 entry.failures, entry.retry_at, entry.is_stopped = 0, None, False
                 await self._memory.save_move(entry.move)
         self._changed.set()
@@ -167,7 +178,7 @@ class MoveQueue:
         """Stop the move, and take back what it has brought; the same, ended. Raises as `Mover.cancel`."""
         entry = self._entries.get(move.id)
         if entry is None:
-            return await self._work.cancel(move)
+            return self._told(await self._work.cancel(move))
         if entry.cancelling:
             raise BusyError("cancel", f"move {shown_id(move.id)} of {move.vm}", "it is being cancelled already")
         if not entry.move.record.can_be_cancelled:
@@ -179,7 +190,7 @@ class MoveQueue:
                 await asyncio.wait([entry.task])
             entry.move = await self._work.cancel(await self._latest(entry.move))
             self._entries.pop(move.id, None)
-            return entry.move
+            return self._told(entry.move)
         finally:
             entry.cancelling = False
             self._changed.set()
@@ -265,20 +276,21 @@ class MoveQueue:
         move = entry.move
         try:
             async with self._hold(move.vm, watch):
-                _log.info("move goes on", vm=move.vm, move=shown_id(move.id), phase=move.phase.value)
+                self._tell(MoveBegan(move))
                 entry.move = await self._work.carry_out(move, watch)
             entry.failures, entry.retry_at = 0, None
-            _log.info("move done", vm=move.vm, move=shown_id(move.id), phase=entry.move.phase.value)
+            self._tell(MoveStopped(entry.move))
         except ReplicadError as error:
             await self._failed(entry, error)
         except Exception:  # noqa: BLE001  a defect that one move meets must not end the service for all
             entry.is_stopped = True
+            entry.move = replace(entry.move, error="it met a defect of this program: see the daemon's log")
+            self._tell(MoveStopped(entry.move))
             _log.exception("the move met a defect of this program", vm=move.vm, move=shown_id(move.id))
 
     async def _failed(self, entry: _Entry, error: ReplicadError) -> None:
         entry.move = replace(await self._latest(entry.move), error=str(error))
-        entry.failures += 1
-        _log.error(str(error), vm=entry.move.vm, move=shown_id(entry.move.id), failures=entry.failures)
+        entry.failures, entry.retry_at = entry.failures + 1, None
         if isinstance(error, TransientError | LockedError):
             doublings = min(entry.failures - 1, _MOST_DOUBLINGS)
             pause_s = min(_FIRST_PAUSE_S * (1 << doublings), _LONGEST_PAUSE_S)
@@ -289,7 +301,12 @@ class MoveQueue:
             entry.move = replace(entry.move, record=record, ended=self._clock.now())
         else:
             entry.is_stopped = not entry.move.phase.has_ended
+        self._tell(MoveStopped(entry.move, is_tried_again=entry.retry_at is not None))
         await self._memory.save_move(entry.move)
+
+    def _told(self, move: KnownMove) -> KnownMove:
+        self._tell(MoveStopped(move))
+        return move
 
     async def _latest(self, move: KnownMove) -> KnownMove:
         return next((one for one in await self._memory.moves() if one.id == move.id), move)

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from replicad.model.errors import ReplicadError
+from replicad.service.api.move_shapes import MoveViewShape
 from replicad.service.api.shapes import machine_shape, points_shape
 from replicad.service.control import Control
 
@@ -75,6 +76,13 @@ def _add_pieces(router: APIRouter, control: Control) -> None:
         machines = [machine_shape(view) for view in await control.machines()]
         fleet = views.fleet(machines, query, show, limit)
         return _html(render("machines.html", fleet=fleet, show=show, query=query, now=control.now()))
+
+    @router.get("/dashboard/moves")
+    async def show_moves() -> Response:
+        known = () if control.moves is None else await control.moves.all()
+        now = control.now()
+        rows = views.moves_shown([MoveViewShape.seen(view) for view in known], now)
+        return _html(render("moves.html", rows=rows, now=now) if rows else "")
 
     @router.get("/dashboard/now")
     async def show_now(vm: str) -> Response:

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import blake2b
 from math import log
 from typing import Any
 from urllib.parse import quote
 
 from replicad.model.health import Health
+from replicad.model.moves import MovePhase
+from replicad.service.api.move_shapes import MoveViewShape
 from replicad.service.api.shapes import MachineShape, RecoveryPointShape
 
 SHOWN_AT_FIRST = 100
 MOST_SHOWN = 5_000
+MOST_MOVES_SHOWN = 50
 _WORST_FIRST = list(reversed(Health))
 SHOWS = ("all", "troubles", "running", "paused")
 _TICKS_S = (
@@ -122,9 +125,62 @@ def _matches(machine: MachineShape, words: Sequence[str]) -> bool:
     return all(word in text for word in words)
 
 
-def progress_percent(machine: MachineShape) -> int | None:
+@dataclass(frozen=True, slots=True)
+class MoveRow:
+    """A move in the list. `state` is what it does now, in words."""
+
+    id: str
+    mark: str
+    path: str
+    view: MoveViewShape
+    state: str
+    can_be_cancelled: bool
+    can_be_resumed: bool
+
+
+def moves_shown(moves: Sequence[MoveViewShape], now: datetime) -> tuple[MoveRow, ...]:
+    """Those that have not ended, and of the others the newest of the last day: those under way first, then those
+    with errors."""
+    fresh = [
+        view for view in moves if view.move.ended is None or (now - view.move.ended) < timedelta(days=1)
+    ]  # fmt: skip
+    fresh.sort(key=_move_order)
+    return tuple(_move_row(view) for view in fresh[:MOST_MOVES_SHOWN])
+
+
+def _move_order(view: MoveViewShape) -> tuple[object, ...]:
+    move = view.move
+    return move.ended is not None, view.progress is None, move.error is None, -move.began.timestamp(), move.id
+
+
+def _move_row(view: MoveViewShape) -> MoveRow:
+    move = view.move
+    waits = move.ended is None and view.progress is None
+    return MoveRow(
+        f"move-{move.id}",
+        mark_of(view.model_dump()),
+        f"/moves/{quote(move.id, safe='')}",
+        view,
+        _state_of(view),
+        move.ended is None and move.phase.can_be_cancelled,
+        waits and move.error is not None,
+    )
+
+
+def _state_of(view: MoveViewShape) -> str:
+    move = view.move
+    if view.progress is not None:
+        return view.progress.phase or "beginning"
+    if move.ended is None and move.error is not None:
+        return "stopped by an error" if view.retry_at is None else "tried again"
+    if move.phase is MovePhase.RETIRED:
+        return "done; the source is kept for a while"
+    return move.phase.value
+
+
+def progress_percent(of: MachineShape | MoveViewShape) -> int | None:
     """How much of its phase is done; None if that is not known."""
-    progress = machine.progress
+    progress = of.progress
     if progress is None or not progress.total_bytes:
         return None
     return min(100, 100 * progress.done_bytes // progress.total_bytes)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from replicad.service.api.answers import error_response
+from replicad.service.api.move_shapes import MoveShape
 from replicad.service.api.orders import Alive, Ready, ReloadShape
 from replicad.service.api.shapes import VerifiedShape, answers, run_shape
 from replicad.service.api.streams import COMMENT, QUIET_S, EventStream, Stop, event
@@ -19,6 +20,8 @@ from replicad.service.events import (
     CycleEnded,
     Event,
     MachineChanged,
+    MoveBegan,
+    MoveStopped,
     Trouble,
     VerificationBegan,
     VerificationEnded,
@@ -56,7 +59,7 @@ def daemon_routes(control: Control, figures: Figures, stop: Stop) -> APIRouter:
     )
     async def events() -> Response:
         """What happens from now on, in all machines: `machine`, `began`, `ended`, `verifying`, `verified`,
-        `trouble`.
+        `move`, `trouble`.
 
         Who reads too slowly misses the oldest events that it has not read.
         """
@@ -115,5 +118,7 @@ def _piece(happened: Event) -> str:
             return event("verified", VerifiedShape(vm=vm, at=result.at, outcome=result.outcome, text=result.text))
         case MachineChanged(vm):
             return event("machine", Changed(vm=vm))
+        case MoveBegan(move) | MoveStopped(move):
+            return event("move", MoveShape.of(move))
         case Trouble(vm, text):
             return event("trouble", Troubled(vm=vm, text=text))

@@ -87,7 +87,8 @@ const replicad = (() => {
     }, 250);
   }
   function tellChange(before, after) {
-    const { vm, health, state, reason } = after.dataset;
+    const { vm, move, health, state, reason } = after.dataset;
+    if (move !== undefined && before.dataset.state !== state) announce(`The move of ${move}: ${state}.`);
     if (vm === undefined || (before.dataset.health === health && before.dataset.state === state)) return;
     announce(`${vm} is now ${health}, ${state.replaceAll("-", " ")}${reason ? `: ${reason}` : ""}.`);
   }
@@ -146,7 +147,7 @@ const replicad = (() => {
   }
   async function signOut() {
     await fetch("/dashboard/session", { method: "DELETE", headers: withKey() }).catch(() => null); // it ends by itself
-    for (const id of ["machines", ...PIECES]) $(id).replaceChildren();
+    for (const id of ["machines", "moves", ...PIECES]) $(id).replaceChildren();
     showSignIn();
   }
 
@@ -198,6 +199,7 @@ const replicad = (() => {
     if (document.hidden || !$("sign-in").hidden) return;
     lookedMs = Date.now();
     htmx.trigger($("machines"), "look");
+    htmx.trigger($("moves"), "look");
     if (chosen === null) return;
     htmx.trigger($("now"), "look");
     if (lookedMs - historyMs > HISTORY_POLL_MS) lookAtHistory();
@@ -300,7 +302,7 @@ const replicad = (() => {
   document.addEventListener("htmx:afterRequest", ({ detail }) => {
     const { elt, xhr, successful } = detail;
     if (xhr.status === 401) return showSignIn();
-    if (elt.dataset.said !== undefined && xhr.status) { say(successful ? `${chosen}: ${elt.dataset.said}` : sentence(xhr), !successful); lookSoon(); }
+    if (elt.dataset.said !== undefined && xhr.status) { say(successful ? `${elt.dataset.of ?? chosen}: ${elt.dataset.said}` : sentence(xhr), !successful); lookSoon(); }
     else if (elt.dataset.said !== undefined) say("The daemon does not answer: nothing was done.", true);
     else if (xhr.status === 404 && elt.id === "now") { say(sentence(xhr), true); location.hash = ""; }
   });
