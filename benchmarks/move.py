@@ -1,4 +1,5 @@
-"""A disk from one share of a server to another one: by the server itself, and through the client.
+"""A disk from one share of a server to another one: by the server itself, and through the client; the copying alone,
+and the whole of `replicad move`, which also proves what was copied.
 
 On XFS the server shares the blocks between both files, so that the time does not grow with the disk.
 """
@@ -11,13 +12,14 @@ from pathlib import Path
 from replicad.cli.demo.samba import SambaShare
 
 from .contest import Case, Contest, Contestant, Contests
-from .lab import Lab, check_and_remove, is_in_memory, make_disk
+from .lab import Lab, check_and_remove, check_same, is_in_memory, make_disk
 from .measuring import Measurement
 from .mounts import mounted
 from .results import Kind
-from .site import SIGNED, Site, site
+from .site import AGAIN, SIGNED, Site, site
 
 _DISK = "disk.vhdx"
+_MACHINE = "서버"
 _FROM, _TO, _BOTH = "from", "to", "both"
 _MIB = 1 << 20
 
@@ -73,8 +75,55 @@ def _contestants(here: Site, disk: Path) -> tuple[Contestant, ...]:
     )
 
 
+def whole_in_memory(lab: Lab, size_bytes: int) -> Contests:
+    """`replicad move` on the lab's own file system."""
+    lab.need_room(2 * size_bytes)
+    yield from _moved(lab, lab.directory("shares"), "in memory" if is_in_memory(lab.root) else "on disk", size_bytes)
+
+
+def whole_on_xfs(lab: Lab, size_bytes: int) -> Contests:
+    """`replicad move` on XFS, where the server copies no block."""
+    lab.need_room(3 * size_bytes)
+    with mounted("xfs", 3 * size_bytes + 512 * _MIB, lab.root) as where:
+        yield from _moved(lab, where, "XFS", size_bytes)
+
+
+def _moved(lab: Lab, root: Path, what: str, size_bytes: int) -> Contests:
+    shares = {_FROM: SambaShare(root / _FROM), _TO: SambaShare(root / _TO)}
+    with site(lab.directory("site"), shares) as here:
+        here.configure({"unused": (root / _FROM, rf"\\{SIGNED}\{_TO}")})
+        disk = make_disk(lab, here.behind(_FROM, _MACHINE, _DISK), size_bytes)
+        ways = (
+            ("by the server, a sample read", SIGNED, "sample"),
+            ("by the server, all read", SIGNED, "all"),
+            ("through us", AGAIN, "all"),
+        )
+        contestants = tuple(_mover(here, disk, *way) for way in ways)
+        yield Contest("whole move", f"{what}, {size_bytes // _MIB} MiB", disk.stat().st_size, contestants)
+
+
+def _mover(here: Site, disk: Path, name: str, server: str, proof: str) -> Contestant:
+    r"""A move to `\\server\to`. What it leaves of its source is compared with the copy, and put back."""
+
+    def run() -> Measurement:
+        places = (rf"\\{SIGNED}\{_FROM}\{_MACHINE}", rf"\\{server}\{_TO}\{_MACHINE}")
+        return here.replicad("move", "start", *places, "--standalone", "--keep-source", "--proof", proof)[0]
+
+    def check() -> None:
+        (kept,) = disk.parent.iterdir()
+        copy = here.behind(_TO, _MACHINE, _DISK)
+        check_same(kept, copy)
+        copy.unlink()
+        copy.parent.rmdir()
+        kept.rename(disk)
+
+    return Contestant(f"replicad move, {name}", Kind.COMMAND, run, check=check)
+
+
 CASES = (
     Case("move", 2048, 256, in_memory),
     Case("move on ext4", 2048, 256, on_ext4),
     Case("move on XFS", 2048, 128, on_xfs),
+    Case("whole move", 4096, 256, whole_in_memory),
+    Case("whole move on XFS", 10240, 256, whole_on_xfs),
 )

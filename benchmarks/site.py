@@ -23,6 +23,9 @@ PROTECTIONS = (SIGNED, ENCRYPTED)
 r"""Also the names by which replicad's configuration knows the server: in \\signed\share encryption is allowed, in
 \\encrypted\share it is required. Everything is signed."""
 
+AGAIN = "again"
+"""The server under one more name, signed: replicad takes it for another one, which can't copy from the first."""
+
 _SMBCLIENT_PROTECTION = {SIGNED: "sign", ENCRYPTED: "encrypt"}
 _REPLICAD = "import sys; from replicad.cli.main import main; sys.exit(main())"
 
@@ -80,6 +83,7 @@ class Site:
             f"state_dir: '{self.root / 'state'}'",
             "servers:",
             f"  {SIGNED}: {{{server}, encryption: allowed}}",
+            f"  {AGAIN}: {{{server}, encryption: allowed}}",
             f"  {ENCRYPTED}: {{{server}, encryption: required}}",
             "virtual_machines:",
             *(
