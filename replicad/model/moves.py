@@ -159,6 +159,8 @@ class MoveRecord:
     files: tuple[MovedFile, ...] = ()
     made: tuple[tuple[int, str], ...] = ()
     """The directories that were missing at the destination: the number of the place, and the path below it."""
+    made_places: tuple[int, ...] = ()
+    """The numbers of the places that were missing themselves."""
     rounds: int = 0
     freeze_ms: float | None = None
     """How long the machine stood still, once it did."""

@@ -15,6 +15,7 @@ from tests.support.daemon import Daemon, Facts, Site, site
 from tests.support.scene import contents, make_vhdx
 
 NAMES = ("웹 1", "웹 2", "웹 3")
+NOT_SEEN = ("progress", "predicted_freeze_s", "retry_at")
 
 
 @dataclass
@@ -24,6 +25,7 @@ class Place:
     site: Site
     daemon: Daemon
     base: Path
+    machines: dict[str, dict[str, Any]]
     capsys: pytest.CaptureFixture[str]
 
     def asked(self, *arguments: str) -> tuple[int, Any]:
@@ -52,9 +54,15 @@ def _lines(path: Path, count: int) -> Facts | None:
     return {"lines": sorted(lines)} if len(lines) >= count else None
 
 
+def write(site: Site, base: Path, machines: dict[str, dict[str, Any]]) -> None:
+    """The configuration, as it is to be from now on."""
+    note = f'echo "$REPLICAD_VM $REPLICAD_PHASE $REPLICAD_ERROR" >> "{base}/told"'
+    site.write({}, machines, max_moves=1, hooks={"on_move": ["/bin/sh", "-c", note]})
+
+
 @pytest.fixture
 def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Place]:
-    machines = {}
+    machines: dict[str, dict[str, Any]] = {}
     for number, vm in enumerate(NAMES):
         source = tmp_path / "원본" / vm
         source.mkdir(parents=True)
@@ -63,9 +71,8 @@ def place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Place]
     (tmp_path / "사본").mkdir()
     (tmp_path / "새 곳").mkdir()
     with site(tmp_path / "하나") as made:
-        note = f'echo "$REPLICAD_VM $REPLICAD_PHASE $REPLICAD_ERROR" >> "{tmp_path}/told"'
-        made.write({}, machines, max_moves=1, hooks={"on_move": ["/bin/sh", "-c", note]})
-        yield Place(made, made.ready(), tmp_path, capsys)
+        write(made, tmp_path, machines)
+        yield Place(made, made.ready(), tmp_path, machines, capsys)
         assert made.complaints() == []
 
 
@@ -111,12 +118,45 @@ def test_what_is_in_use_is_tried_again_and_moved_by_a_later_daemon(place: Place)
     with (place.source("웹 2") / "디스크.vhdx").open("r+b"):
         code, told = place.asked("start", "웹 2", str(place.base / "새 곳" / "웹"))
         assert code == 5, told
+        (waiting,) = place.asked("list")[1]["moves"]
+        assert (waiting["progress"], waiting["retry_at"] is not None) == (None, True)
         place.daemon.kill()
+        # Nobody works on it now, and nobody knows when it will be tried again.
+        assert main(["move", "show", waiting["id"], "--config", str(place.site.config), "--json"]) == 0
+        shown = json.loads(place.capsys.readouterr().out)
+        assert {key: shown[key] for key in NOT_SEEN} == dict.fromkeys(NOT_SEEN)
+        assert shown | {"retry_at": waiting["retry_at"]} == waiting
         make_vhdx(place.source("웹 2") / "그새 생긴 것.vhdx", 7)
         wanted = contents(place.source("웹 2"))
     place.daemon = place.site.ready()
     place.wait_for("done", "웹 2")
     assert contents(place.base / "새 곳" / "웹") == wanted
+
+
+def test_how_far_a_move_is_is_told_while_it_is_under_way_and_it_can_be_taken_back_then(place: Place) -> None:
+    """The machine's own command never comes to an end with stopping it."""
+    wanted = contents(place.source("웹 3"))
+    there = place.base / "새 곳" / "웹"
+    stopping = place.base / "stopping"
+    place.machines["웹 3"]["consistency"] = {
+        "method": "command", "timeout": "10m", "thaw": ["true"], "switch": ["true"],
+        "freeze": ["/bin/sh", "-c", f'touch "{stopping}"; exec sleep 600'],
+    }  # fmt: skip
+    write(place.site, place.base, place.machines)
+    assert main(["reload", "--config", str(place.site.config)]) == 0
+    code, told = place.asked("start", "웹 3", str(there), "--max-freeze", "5m", "--no-wait")
+    assert code == 0, told
+    (move,) = told["moves"]
+    place.daemon.wait_until(lambda: {} if stopping.exists() else None, "the freeze")
+    shown = place.asked("show", move["id"][:8])[1]
+    whole = sum(map(len, wanted.values()))
+    # How many rounds there were depends on how quick they are.
+    assert shown["progress"].pop("phase") in ("copying", "round 2", "round 3")
+    assert shown["progress"] == {"done_bytes": whole, "sent_bytes": 0, "total_bytes": whole}
+    assert place.asked("cancel", move["id"][:8])[1]["phase"] == "cancelled"
+    assert place.asked("show", move["id"][:8])[1]["progress"] is None
+    assert contents(place.source("웹 3")) == wanted
+    assert not there.exists()
 
 
 def test_what_can_not_be_moved_is_told_with_its_reason(place: Place) -> None:

@@ -13,7 +13,7 @@ from replicad.settings.problems import WrongError
 from replicad.settings.timetable import parse_timetable
 from replicad.settings.units import parse_duration, parse_short
 
-_LONGEST_FREEZE_MS = 600_000
+_LONGEST_FREEZE_S = 600
 
 
 class Parsed(click.ParamType[Any]):
@@ -45,6 +45,12 @@ def _bandwidth(text: str) -> str:
     return text
 
 
+def _freeze(text: str) -> float:
+    if re.fullmatch("[0-9]+ms", text):
+        return parse_short(text, max_ms=_LONGEST_FREEZE_S * 1_000) / 1_000
+    return parse_duration(text, max_s=_LONGEST_FREEZE_S)
+
+
 def _moment(text: str) -> datetime:
     """In the time zone of this host: the next time that it is so late, or that very moment."""
     now = datetime.now().astimezone()
@@ -59,7 +65,7 @@ def _moment(text: str) -> datetime:
 
 MOMENT = Parsed("time", _moment)
 """An aware time."""
-FREEZE = Parsed("time", lambda text: parse_short(text, max_ms=_LONGEST_FREEZE_MS) / 1000)
+FREEZE = Parsed("time", _freeze)
 """Seconds."""
 DURATION = Parsed("time", parse_duration)
 """Whole seconds."""

@@ -23,7 +23,7 @@ from replicad.workflows.move_plan import Elsewhere, MovePlan, plan_move
 from replicad.workflows.move_retiring import take_back
 from replicad.workflows.retries import move_with_retries
 
-from .parts import MovedShares, move_parts, open_shares
+from .parts import MovedShares, move_parts, open_shares, unmake_places
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Mover:
             parts = self._parts(planned, opened)
             usage = await parts.user.usage(relocations(plan.record, plan.record.files))
         finally:
-            await opened.unmake()
+            await unmake_places(known.record, opened.made, self._shares)
         return Plan(planned, plan.copied_bytes, plan.warnings, usage)
 
     async def carry_out(self, known: KnownMove) -> KnownMove:
@@ -100,11 +100,11 @@ class Mover:
                 parts = self._parts(replace(known, record=plan.record), opened)
                 await parts.user.usage(relocations(plan.record, plan.record.files))
             except BaseException:
-                await opened.unmake()
+                await unmake_places(known.record, opened.made, self._shares)
                 raise
             for warning in plan.warnings:
                 self._ctx.observe(Warned(warning))
-            known = await self._save(known, plan.record)
+            known = await self._save(known, replace(plan.record, made_places=opened.made))
         parts = self._parts(known, opened)
         return await self._save(known, await move_with_retries(known.record, parts, self._ctx))
 
@@ -146,7 +146,9 @@ class Mover:
 
     async def _taken_back(self, known: KnownMove) -> KnownMove:
         opened = await open_shares(known.record, self._shares)
-        return await self._save(known, await take_back(known.record, self._parts(known, opened), self._ctx))
+        record = await take_back(known.record, self._parts(known, opened), self._ctx)
+        await unmake_places(record, {*record.made_places, *opened.made}, self._shares)
+        return await self._save(known, record)
 
     async def _latest(self, known: KnownMove) -> KnownMove:
         return next((one for one in await self._catalog.moves() if one.id == known.id), known)

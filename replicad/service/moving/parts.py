@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,48 +41,58 @@ _MARGIN_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class MovedShares:
-    """Both sides of a move, open. `made` are the directories that were missing: the share above each, and its name."""
+    """Both sides of a move, open. `made` are the numbers of the places that were missing."""
 
     source: Share
     places: tuple[Share, ...]
-    made: tuple[tuple[Share, str], ...] = ()
-
-    async def unmake(self) -> None:
-        """Remove the directories that were made, where nobody has put anything into them."""
-        for above, name in self.made:
-            if not await above.list(name):
-                await above.remove(name)
-                await above.flush_directory("")
+    made: tuple[int, ...] = ()
 
 
 async def open_shares(record: MoveRecord, shares: Shares) -> MovedShares:
     """Open both sides. Places that are missing in a directory that is there are made. Raises what connecting raises."""
     source = await shares.open(parse_address(record.source), vm=record.vm)
-    made: list[tuple[Share, str]] = []
-    places = [await _open_place(parse_address(place), record.vm, shares, made) for place in record.places]
-    return MovedShares(source, tuple(places), tuple(made))
-
-
-async def _open_place(address: Address, vm: str, shares: Shares, made: list[tuple[Share, str]]) -> Share:
-    place = await shares.open(address, vm=vm)
-    try:
-        await place.stat("")
-    except NotFoundError:
-        above, name = _split(address)
-        if above is None:
-            raise
-        share = await shares.open(above, vm=vm)
+    places, made = [], []
+    for number, place in enumerate(record.places):
+        address = parse_address(place)
+        share = await shares.open(address, vm=record.vm)
+        places.append(share)
         try:
             await share.stat("")
         except NotFoundError:
-            raise NotFoundError(
-                "move to", str(address), "neither it nor the directory above it is there",
-                "Make it, mount what should be there, or correct the destination.",
-            ) from None  # fmt: skip
-        await share.make_dir(name)
-        await share.flush_directory("")
-        made.append((share, name))
-    return place
+            await _make_place(address, record.vm, shares)
+            made.append(number)
+    return MovedShares(source, tuple(places), tuple(made))
+
+
+async def unmake_places(record: MoveRecord, numbers: Iterable[int], shares: Shares) -> None:
+    """Remove these places of the move, as they were missing before it, where nobody has put anything into them."""
+    for number in numbers:
+        above, name = _split(parse_address(record.places[number]))
+        if above is None:
+            continue  # nobody can make a share from here
+        share = await shares.open(above, vm=record.vm)
+        with suppress(NotFoundError):
+            if not await share.list(name):
+                await share.remove(name)
+                await share.flush_directory("")
+
+
+async def _make_place(address: Address, vm: str, shares: Shares) -> None:
+    above, name = _split(address)
+    if above is None:
+        raise NotFoundError(
+            "move to", str(address), "it is not there", "Mount what should be there, or correct the destination."
+        )
+    share = await shares.open(above, vm=vm)
+    try:
+        await share.stat("")
+    except NotFoundError:
+        raise NotFoundError(
+            "move to", str(address), "neither it nor the directory above it is there",
+            "Make it, mount what should be there, or correct the destination.",
+        ) from None  # fmt: skip
+    await share.make_dir(name)
+    await share.flush_directory("")
 
 
 def _split(address: Address) -> tuple[Address | None, str]:
