@@ -322,6 +322,24 @@ async def test_a_cycle_that_ends_without_a_mark_leaves_what_was_there(tmp_path: 
         assert isinstance(await it.one(), ChangeSet)
 
 
+async def test_a_bitmap_that_goes_in_the_midst_of_a_cycle_costs_a_full_scan_and_qemu_lives_on(tmp_path: Path) -> None:
+    """With its disk, which is unplugged, or because somebody removes it."""
+    async with cycles(tmp_path) as it:
+        await it.cycle()
+        before = await it.qemu.own.bitmaps()
+        tracker = it.tracker()
+        await tracker.begin(it.request(), [SelectedFile(NAME, FileKind.DISK, named=False)])
+        for bitmap in await it.qemu.own.bitmaps() - before:
+            await it.qemu.own.execute("block-dirty-bitmap-remove", node="disk0-file", name=bitmap)
+        await tracker.passed()
+        shown = Shown(NAME, (tmp_path / NAME).stat().st_size)
+        it.marks = {NAME: facts} if (facts := await tracker.mark(shown)) is not None else {}
+        await tracker.end()
+        assert not isinstance(await it.one(), ChangeSet)
+        await it.cycle()
+        assert isinstance(await it.one(), ChangeSet)
+
+
 async def test_qemu_killed_at_any_command_is_told_and_never_believed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
