@@ -111,7 +111,7 @@ class StillHeld:
         for file in self.files:
             await file.read_into(bytearray(1), 0)  # it raises if the hold is lost
 
-    async def switch(self, files: Sequence[Relocation]) -> None:
+    async def switch(self, files: Sequence[Relocation], *, may_go_back: bool = True) -> None:
         """Nobody has to be told."""
 
 

@@ -41,11 +41,12 @@ class Still(Protocol):
     async def check(self) -> None:
         """BusyError if they did not stand still from the beginning until now."""
 
-    async def switch(self, files: Sequence[Relocation]) -> None:
+    async def switch(self, files: Sequence[Relocation], *, may_go_back: bool = True) -> None:
         """From when it goes on the machine uses these disks at their destinations, where they are complete by now.
 
-        Nothing of the destinations was opened before this call. Where it raises all of them are used at the source, as
-        before, unless it raises a ConflictError: then `sides` tells which.
+        Where it raises all of them are used as before this call: at the source, where nothing of the destinations was
+        used before; unless it raises a ConflictError: then `sides` tells which. Without `may_go_back` the machine may
+        have gone on at the destination with some of them already: it never comes to use those at the source again.
         """
 
 

@@ -15,7 +15,7 @@ from replicad.model.errors import BusyError, ConflictError, ReplicadError
 from replicad.model.moves import FileState, MovedFile, MovePhase, MoveRecord, Sealed, Side
 from replicad.storage.port import Share
 from replicad.storage.together import together
-from replicad.storage.undisturbed import undisturbed
+from replicad.storage.undisturbed import to_its_end, undisturbed
 
 from .context import Context
 from .move_copying import Copying
@@ -56,13 +56,21 @@ async def cut_over(
                 await refuse_new_disks(parts.source, parts.takes, known)
                 await still.check()
                 limit.reschedule(None)
-                record = await undisturbed(switch(record, sealed, still, journal, parts))
+                record, cancelled = await to_its_end(switch(record, sealed, still, journal, parts))
     except TimeoutError:
         raise BusyError(
             "switch", record.vm, f"it would have stood still for longer than {max_freeze_s:g} s",
             "It goes on at the source. Try when it writes less, or allow a longer freeze.",
         ) from None  # fmt: skip
     record = replace(record, freeze_ms=round((ctx.clock.monotonic_s() - began_s) * 1000, 1))
+    # The machine is at the destination: to find that out anew would have it stand still once more.
+    record = await undisturbed(_confirmed(record, files, parts))
+    if cancelled is not None:
+        raise cancelled
+    return record
+
+
+async def _confirmed(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> MoveRecord:
     await flush_names(record, files, parts)
     return await confirm_switch(await _seen_again(record, parts), files, parts)
 

@@ -49,7 +49,9 @@ async def settle_switch(record: MoveRecord, parts: MoveParts, ctx: Context) -> M
         await flush_names(record, forward, parts)
         to_switch = [file for file in forward if sides[file.path] is not Side.DESTINATION]
         if to_switch:
-            await still.switch(relocations(record, to_switch))
+            # What was written there since must not be left behind, whatever this comes to.
+            is_used = any(sides[f.path] is Side.DESTINATION or looked[f.path].destination_changed for f in forward)
+            await still.switch(relocations(record, to_switch), may_go_back=not is_used)
     if not back:
         return await confirm_switch(record, forward, parts)
     if forward:

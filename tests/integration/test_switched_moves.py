@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from dataclasses import replace
@@ -104,6 +105,51 @@ async def test_killed_in_each_phase_the_move_is_gone_on_with_and_no_write_is_los
             assert (tmp_path / "곳" / disk).read_bytes() == bytes([number]) * 4_096 + written
         left = [path.name for path in (tmp_path / "source").iterdir()]
         assert left == []
+        await machine.close()
+
+
+async def test_what_it_has_written_at_its_destination_is_never_left_by_a_later_switch_that_fails(tmp_path: Path) -> None:
+    """Nobody came to write down that it is there: the switch is looked into, and run, once more."""
+    kill = 'if [ ! -e "$1/once" ]; then : > "$1/once"; kill -9 $PPID; fi\n'
+    fail = 'if [ -e "$1/once" ] && [ ! -e "$1/failed" ]; then : > "$1/failed"; exit 1; fi\n'
+    async with command_stage(tmp_path) as stage:
+        machine = SwitchedMachine(stage)
+        machine.prepare(with_copies=False)
+        moves = ColdMoves(local_settings(tmp_path), consistency=switching(stage, fail + SWITCH, WRITE, WRITE))
+        plan = await moves.plan(machine.source.name, machine.destination.name)
+        move_and_be_killed(tmp_path, plan.record, SWITCH, WRITE, WRITE + "\n" + kill)
+        with pytest.raises(BusyError, match="sh ended with status 1"):
+            await moves.run(plan.record)
+        assert machine.uses == "곳"
+        assert stage.log == ["freeze", "switch", "thaw", "thaw", "freeze", "switch", "thaw"]
+        record = await moves.run(plan.record)
+        assert record.phase is MovePhase.DONE
+        assert machine.uses == "곳"
+        written = "".join(phase for phase in stage.log if phase != "switch").encode()
+        for number, disk in enumerate(DISKS):
+            assert (tmp_path / "곳" / disk).read_bytes() == bytes([number]) * 4_096 + written
+        await machine.close()
+
+
+async def test_cancelled_while_it_is_switched_the_switch_is_written_down_and_not_made_again(tmp_path: Path) -> None:
+    wait = SWITCH.replace("BETWEEN", ':; : > "$1/begun"; until [ -e "$1/go" ]; do sleep 0.01; done')
+    async with command_stage(tmp_path) as stage:
+        machine = SwitchedMachine(stage)
+        machine.prepare(with_copies=False)
+        moves = ColdMoves(local_settings(tmp_path), consistency=switching(stage, wait, WRITE, WRITE))
+        plan = await moves.plan(machine.source.name, machine.destination.name)
+        async with asyncio.timeout(30):
+            task = asyncio.ensure_future(moves.run(plan.record))
+            while not (tmp_path / "begun").exists():
+                await asyncio.sleep(0.01)
+            task.cancel()
+            (tmp_path / "go").touch()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert moves.remembered[-1].phase is MovePhase.SWITCHED
+        assert (await moves.run(plan.record)).phase is MovePhase.DONE
+        assert stage.log == ["freeze", "switch", "thaw"]
+        assert machine.uses == "곳"
         await machine.close()
 
 

@@ -91,7 +91,7 @@ class StillMachine:
         if self.machine.is_running and not self.machine.is_stopped:
             raise BusyError("stop", "the machine", "it goes on")
 
-    async def switch(self, files: Sequence[Relocation]) -> None:
+    async def switch(self, files: Sequence[Relocation], *, may_go_back: bool = True) -> None:
         machine = self.machine
         if not machine.is_running:
             return

@@ -57,7 +57,7 @@ class _UnusedStill:
     async def check(self) -> None:
         self.of._note("check", ())
 
-    async def switch(self, files: Sequence[Relocation]) -> None:
+    async def switch(self, files: Sequence[Relocation], *, may_go_back: bool = True) -> None:
         self.of._note("switch", files)
 
 

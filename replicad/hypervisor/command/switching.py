@@ -101,11 +101,21 @@ class CommandUser:
 
         await together(compare, sorted(found), _AT_ONCE)
 
-    async def switch(self, page: OpenPage, files: Sequence[Relocation]) -> None:
-        """All of them, or none, unless it raises a ConflictError."""
+    async def switch(self, page: OpenPage, files: Sequence[Relocation], *, may_go_back: bool) -> None:
+        """All of them, or none, unless it raises a ConflictError, or there is no going back."""
         forward, back = self._calls(files)
         if not forward.disks:
             return
+        if may_go_back:
+            await self._switch_there_or_back(page, files, forward, back)
+        else:
+            await run(forward, self._freezer.observe)
+            await self._refuse_used(files)
+        self._has_switched = True
+
+    async def _switch_there_or_back(
+        self, page: OpenPage, files: Sequence[Relocation], forward: Call, back: Call
+    ) -> None:  # fmt: skip
         states = {
             str(file.destination): await self._new_state(file)
             for file in files
@@ -122,7 +132,6 @@ class CommandUser:
             await run(forward, self._freezer.observe)
             await self._refuse_used(files)
             await page.confirmed(_SWITCH_BACK)
-            self._has_switched = True
         except BaseException as error:
             await undisturbed(self._back(page, back, error))
             raise
@@ -202,12 +211,12 @@ class CommandStill:
         """As the port says, as far as sizes and times tell."""
         await self._user.check(self._found)
 
-    async def switch(self, files: Sequence[Relocation]) -> None:
+    async def switch(self, files: Sequence[Relocation], *, may_go_back: bool = True) -> None:
         """As the port says. BusyError if the command fails or somebody still writes at the source."""
         if self._is_switched:
             raise ValueError("it was switched already")
         await self.check()
-        await self._user.switch(self._page, files)
+        await self._user.switch(self._page, files, may_go_back=may_go_back)
         self._is_switched = True
 
 

@@ -119,8 +119,9 @@ class QemuStill:
         if self._held is not None:
             await self._held.check()
 
-    async def switch(self, files: Sequence[Relocation]) -> None:
-        """As the port says. Files of which QEMU uses none are left to who holds them."""
+    async def switch(self, files: Sequence[Relocation], *, may_go_back: bool = True) -> None:
+        """As the port says, as only files that QEMU uses at the source are switched, and go back to it where that
+        fails. Files of which QEMU uses none are left to who holds them."""
         async with self.lock:
             if self._is_switched:
                 raise ValueError(f"{self._vm} was switched already")
