@@ -108,7 +108,7 @@ async def test_killed_in_each_phase_the_move_is_gone_on_with_and_no_write_is_los
         await machine.close()
 
 
-async def test_what_it_has_written_at_its_destination_is_never_left_by_a_later_switch_that_fails(tmp_path: Path) -> None:
+async def test_what_it_has_written_at_its_destination_is_not_left_by_a_later_switch_that_fails(tmp_path: Path) -> None:
     """Nobody came to write down that it is there: the switch is looked into, and run, once more."""
     kill = 'if [ ! -e "$1/once" ]; then : > "$1/once"; kill -9 $PPID; fi\n'
     fail = 'if [ -e "$1/once" ] && [ ! -e "$1/failed" ]; then : > "$1/failed"; exit 1; fi\n'
@@ -132,18 +132,19 @@ async def test_what_it_has_written_at_its_destination_is_never_left_by_a_later_s
 
 
 async def test_cancelled_while_it_is_switched_the_switch_is_written_down_and_not_made_again(tmp_path: Path) -> None:
-    wait = SWITCH.replace("BETWEEN", ':; : > "$1/begun"; until [ -e "$1/go" ]; do sleep 0.01; done')
+    wait = SWITCH + 'echo > "$1/begun"; cat "$1/go"'
     async with command_stage(tmp_path) as stage:
         machine = SwitchedMachine(stage)
         machine.prepare(with_copies=False)
         moves = ColdMoves(local_settings(tmp_path), consistency=switching(stage, wait, WRITE, WRITE))
         plan = await moves.plan(machine.source.name, machine.destination.name)
+        for pipe in ("begun", "go"):
+            os.mkfifo(tmp_path / pipe)
         async with asyncio.timeout(30):
             task = asyncio.ensure_future(moves.run(plan.record))
-            while not (tmp_path / "begun").exists():
-                await asyncio.sleep(0.01)
+            await asyncio.to_thread((tmp_path / "begun").read_bytes)
             task.cancel()
-            (tmp_path / "go").touch()
+            await asyncio.to_thread((tmp_path / "go").write_bytes, b"")
             with pytest.raises(asyncio.CancelledError):
                 await task
         assert moves.remembered[-1].phase is MovePhase.SWITCHED

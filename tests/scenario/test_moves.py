@@ -21,6 +21,7 @@ from replicad.model.moves import MovePhase, MoveRecord
 from replicad.workflows.move_journal import MoveJournal, QuickJournal, decode
 from tests.support.guest import Load, check_disk
 from tests.support.moving_world import MovedWorld, moved_world
+from tests.support.qemu import connected
 
 soak = pytest.mark.soak
 _NAS1, _NAS2 = r"\\nas1\vms", r"\\nas2\vms"
@@ -48,6 +49,17 @@ async def test_a_machine_loses_no_record_while_its_disks_are_moved_there_and_bac
     assert found.sound, found
     assert found.records_through >= durable
     assert all(record.freeze_ms is None or record.freeze_ms < 5_000 for record in world.records)
+
+
+@pytest.mark.parametrize("phase", ["copying", "round 2"])
+async def test_a_move_that_is_taken_back_leaves_nothing_in_qemu(phase: str) -> None:
+    async with moved_world(2, Load(rate_per_s=50)) as world:
+        async with connected(world.guest.qmp_path) as qmp:
+            nodes, bitmaps = await qmp.names(), await qmp.bitmaps()
+        taken_back = await world.begin_and_take_back(_NAS1, _NAS2, phase)
+        assert taken_back.phase is MovePhase.CANCELLED
+        async with connected(world.guest.qmp_path) as qmp:
+            assert (await qmp.names(), await qmp.bitmaps()) == (nodes, bitmaps)
 
 
 @pytest.mark.soak

@@ -5,20 +5,23 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from replicad.cli.demo.samba import PrivateSamba, SambaShare
 from replicad.model.moves import MoveOptions, MovePhase, MoveRecord
-from replicad.model.progress import Observer, ProgressEvent
+from replicad.model.progress import Observer, PhaseStarted, ProgressEvent
 from replicad.service.compose import Shares
 from replicad.service.moving.parts import move_parts, open_shares
 from replicad.service.surroundings import surroundings
 from replicad.settings import Consistency, Settings, load_settings
+from replicad.workflows.context import Context
 from replicad.workflows.move_journal import Remember
+from replicad.workflows.move_parts import MoveParts
 from replicad.workflows.move_plan import plan_move
+from replicad.workflows.move_retiring import take_back
 from replicad.workflows.retries import move_with_retries
 from tests.support.guest import Guest, Load, build_guest, running_guest
 from tests.support.running_machine import make_disks
@@ -64,6 +67,26 @@ class MovedWorld:
             self.settings, self.consistency, "", "", self._remember, self.events.append, record=record
         )
 
+    async def begin_and_take_back(self, source: str, destination: str, phase: str) -> MoveRecord:
+        """Begin to move it, and have that cancelled as soon as the phase of this name begins; then take it back."""
+        begun = asyncio.Event()
+
+        def hear(event: ProgressEvent) -> None:
+            self.events.append(event)
+            if isinstance(event, PhaseStarted) and event.name == phase:
+                begun.set()
+
+        async with asyncio.timeout(60):
+            moving = asyncio.ensure_future(
+                moved_by(self.settings, self.consistency, source, destination, self._remember, hear)
+            )
+            await begun.wait()
+            moving.cancel()
+            await asyncio.wait([moving])
+        return await moved_by(
+            self.settings, self.consistency, "", "", self._remember, hear, record=self.records[-1], work=take_back
+        )
+
     async def _remember(self, record: MoveRecord) -> None:
         self.records.append(record)
 
@@ -75,6 +98,7 @@ class MovedWorld:
 async def moved_by(
     settings: Settings, consistency: Consistency, source: str, destination: str, remember: Remember,
     observe: Observer, *, options: MoveOptions | None = None, record: MoveRecord | None = None,
+    work: Callable[[MoveRecord, MoveParts, Context], Awaitable[MoveRecord]] = move_with_retries,
 ) -> MoveRecord:  # fmt: skip
     """What one process does; `record`, if an earlier one began it."""
     async with surroundings(settings.state_dir, observe) as ctx, Shares(settings, observe=observe) as shares:
@@ -85,7 +109,7 @@ async def moved_by(
         if record is None:
             new = (await plan_move(new, opened.source, opened.places)).record
             await remember(new)
-        return await move_with_retries(new, move_parts(new, consistency, opened, settings, ctx, remember), ctx)
+        return await work(new, move_parts(new, consistency, opened, settings, ctx, remember), ctx)
 
 
 @asynccontextmanager

@@ -78,7 +78,7 @@ class _Begun:
 
 
 class BitmapTracker:
-    """A `Tracker` of the files below `directory` that the QEMU at a monitor has open, for one cycle.
+    """A `Tracker` of the files below `directory` that the QEMU at a monitor has open, for one cycle after the other.
 
     It never makes a cycle fail: what can't be known is `Untold`. Files that QEMU does not use are.
     """
@@ -100,6 +100,7 @@ class BitmapTracker:
 
     async def begin(self, request: Wanted, files: Sequence[Named]) -> None:
         self._prefix = prefix_of(request.name)
+        self._begun, self._marked, self._why, self._passed = {}, set(), {}, False
         if request.is_last:
             # The machine stands still, and all that it wrote is noted: there is no moment to come.
             self._is_last = self._passed = True
