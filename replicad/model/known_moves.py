@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from .moves import MovePhase, MoveRecord
@@ -48,6 +48,11 @@ class KnownMove:
     def phase(self) -> MovePhase:
         """That of the record."""
         return self.record.phase
+
+
+def as_wanted(move: KnownMove, wanted: KnownMove) -> KnownMove:
+    """A move as far as it is, in the way that it is wanted now: with those options, that order, and not before then."""
+    return replace(move, record=replace(move.record, options=wanted.record.options), order=wanted.order, due=wanted.due)
 
 
 def shown_id(move_id: str) -> str:

@@ -31,11 +31,13 @@ async def move(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord
     nothing (DONE), or RETIRED, until the time for the source has come.
 
     Whatever is raised before SWITCHING, the machine is at the source and nothing of it was touched; from then on it is
-    where it is seen to be. The next call goes on from there. LockedError if another process works on this move, or
-    on another one of the same disks.
+    where it is seen to be. The next call goes on from there, with the options that it is given. LockedError if another
+    process works on this move, or on another one of the same disks.
     """
     async with _locked(record, parts, ctx):
+        wanted = record.options
         record = await parts.journal.read(record.id) or parts.journal.latest or record
+        record = replace(record, options=wanted)
         if record.phase is MovePhase.SWITCHED:
             record = await doubt_switch(record, parts)
         if record.phase is MovePhase.SWITCHING:

@@ -62,7 +62,8 @@ async def cut_over(
             "switch", record.vm, f"it would have stood still for longer than {max_freeze_s:g} s",
             "It goes on at the source. Try when it writes less, or allow a longer freeze.",
         ) from None  # fmt: skip
-    record = replace(record, freeze_ms=round((ctx.clock.monotonic_s() - began_s) * 1000, 1))
+    if record.rounds:  # else nobody used it
+        record = replace(record, freeze_ms=round((ctx.clock.monotonic_s() - began_s) * 1000, 1))
     # The machine is at the destination: to find that out anew would have it stand still once more.
     record = await undisturbed(_confirmed(record, files, parts))
     if cancelled is not None:

@@ -73,6 +73,11 @@ async def find_files(source: Share, takes: Callable[[str], bool] | None) -> Foun
                 "move", source.name, f"it holds more than {_MAX_FILES} files",
                 "Give the directory of one virtual machine.",
             )  # fmt: skip
+    if not chosen and warnings:
+        raise NotFoundError(
+            "move", source.name, "all of its files were put away by a move before",
+            "They are at that move's destination: 'replicad move list' tells which that is.",
+        )  # fmt: skip
     if not chosen:
         raise NotFoundError("move", source.name, "there is no file of a virtual machine in it", "Check the path.")
     _refuse_twins(source, [file for file in files if file.path in chosen])
@@ -89,6 +94,22 @@ async def refuse_new_disks(source: Share, takes: Callable[[str], bool] | None, k
                 "move", path_on(source.name, path), "it has come since the move was planned, and would stay behind",
                 "Take the move back by 'replicad move cancel', and start it again; the machine is used at its source.",
             )  # fmt: skip
+
+
+async def refuse_other_machines(place: Share) -> None:
+    """ConflictError if there is a disk below a machine's new directory already, or a replica: with the directory it
+    would be the machine's from then on, and go along at its next move."""
+    try:
+        async for path, entry in _entries(place):
+            if path in _RECORDS:
+                raise ConflictError("move to", place.name, "it is a replica", "Choose another directory.")
+            if kind_of(path) is FileKind.DISK and not is_put_away(entry.name):
+                raise ConflictError(
+                    "move to", place.name, f"there is a disk already, {path}, and all in it would be this machine's",
+                    "Give a directory of the machine's own, such as a new one below that; it is made.",
+                )  # fmt: skip
+    except NotFoundError:
+        return  # it went away meanwhile
 
 
 def kind_of(path: str) -> FileKind:

@@ -83,6 +83,41 @@ def _seal(data: bytes) -> bytes:
     return blake2b(data, digest_size=_SEAL_BYTES, person=b"replicad.move").hexdigest().encode()
 
 
+async def records_at(place: Share) -> list[MoveRecord]:
+    """The records of all moves whose journals lie at this place, as they were written last; none if it is not there."""
+    try:
+        entries = await place.list("")
+    except NotFoundError:
+        return []
+    found = []
+    for entry in entries:
+        if entry.is_dir and entry.name.startswith(_PREFIX):
+            record = await _latest(place, entry.name)
+            if record is not None and directory_of(record.id) == entry.name:
+                found.append(record)
+    return found
+
+
+async def _latest(place: Share, directory: str) -> MoveRecord | None:
+    """What was written last in a move's directory; None if there is nothing."""
+    record = await _read(place, join(directory, _FILE))
+    try:
+        quick = await _read(place, join(directory, _QUICK))
+    except IntegrityError:
+        quick = None  # whoever wrote it died over it, and what it was to allow was not begun
+    if record is not None and quick is not None and quick.step > record.step:
+        return quick
+    return record
+
+
+async def _read(place: Share, path: str) -> MoveRecord | None:
+    try:
+        data = await read_whole(place, path, _MAX_BYTES)
+    except NotFoundError:
+        return None
+    return decode(data, path_on(place.name, path))
+
+
 class MoveJournal:
     """The journal of one move, whose lock the caller holds, below its first place.
 
@@ -109,27 +144,13 @@ class MoveJournal:
 
     async def read(self, move_id: str) -> MoveRecord | None:
         """What was written last; None if there is none yet. IntegrityError for what makes no sense."""
-        record = await self._read(move_id, _FILE)
-        try:
-            quick = await self._read(move_id, _QUICK)
-        except IntegrityError:
-            quick = None  # whoever wrote it died over it, and what it was to allow was not begun
-        if record is not None and quick is not None and quick.step > record.step:
-            record = quick
+        directory = directory_of(move_id)
+        record = await _latest(self._place, directory)
+        if record is not None and record.id != move_id:
+            subject = path_on(self._place.name, directory)
+            raise IntegrityError("read", subject, f"it is of the move {record.id}", _HINT)
         if record is not None:
             self._step, self._latest = record.step, record
-        return record
-
-    async def _read(self, move_id: str, name: str) -> MoveRecord | None:
-        path = join(directory_of(move_id), name)
-        subject = path_on(self._place.name, path)
-        try:
-            data = await read_whole(self._place, path, _MAX_BYTES)
-        except NotFoundError:
-            return None
-        record = decode(data, subject)
-        if record.id != move_id:
-            raise IntegrityError("read", subject, f"it is of the move {record.id}", _HINT)
         return record
 
     async def write(self, record: MoveRecord) -> MoveRecord:

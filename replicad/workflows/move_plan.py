@@ -19,7 +19,7 @@ from replicad.model.moves import MovedFile, MoveRecord
 from replicad.model.names import folded, is_literal, last_part, matches, parent, path_on
 from replicad.storage.port import OpenMode, Share
 
-from .move_files import FoundFile, find_files, kind_of, parents_of, read_links, refuse_broken
+from .move_files import FoundFile, find_files, kind_of, parents_of, read_links, refuse_broken, refuse_other_machines
 from .move_names import found
 
 _ROOM_FOR_OURSELVES_BYTES = 1024 * 1024
@@ -54,8 +54,8 @@ async def plan_move(
 
     `takes` says which files belong to the machine; None: all in the directory. Raises, before a byte moves: what
     `find_files` does; NotFoundError for a place that is not there, or a pattern of `elsewhere` that fits nothing;
-    AlreadyExistsError, ConflictError (also if all of a directory is to go somewhere inside of it), OutOfSpaceError,
-    AccessDeniedError, InvalidNameError.
+    AlreadyExistsError, ConflictError (also if all of a directory is to go somewhere inside of it, or to where other
+    disks are), OutOfSpaceError, AccessDeniedError, InvalidNameError.
     """
     if takes is None:
         _refuse_inside(record)
@@ -67,6 +67,8 @@ async def plan_move(
         for file in _placed(taken, elsewhere, source)
     )
     await _check_places(record, source, places, files)
+    if takes is None:
+        await refuse_other_machines(places[0])
     filled = await _filled(taken, files, places)
     await _check_room(record, files, places, filled.needed)
     copied_bytes = sum(_bytes_of(file) for file in taken)

@@ -12,7 +12,6 @@ from replicad.model.errors import (
     ConflictError,
     LockedError,
     NotFoundError,
-    PermanentError,
     UnsupportedError,
 )
 from replicad.model.moves import MovedFile, MovePhase, MoveRecord, SourceAfter
@@ -67,7 +66,7 @@ async def clear_away(record: MoveRecord, parts: MoveParts, ctx: Context) -> Move
 async def take_back(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord:
     """Remove all that the move has brought to the destination; the record of CANCELLED. The machine is at the source.
 
-    PermanentError if it is too late: once the switch has begun there is no way back. LockedError while it is worked on.
+    ConflictError if it is too late: once the switch has begun there is no way back. LockedError while it is worked on.
     """
     try:
         lock = await parts.places[0].lock(lock_of(record.id), ctx.holder())
@@ -94,7 +93,7 @@ async def _sweep_lock(record: MoveRecord, parts: MoveParts, ctx: Context) -> Non
 
 def _refuse_if_too_late(record: MoveRecord) -> None:
     if not record.can_be_cancelled:
-        raise PermanentError(
+        raise ConflictError(
             "cancel", f"the move of {record.vm}", "the machine is switched, or being switched, already",
             "Let it come to its end, and move the machine back.",
         )  # fmt: skip

@@ -199,7 +199,7 @@ async def test_a_move_that_is_cancelled_at_any_call_before_the_switch_leaves_the
         before = moving.remembered.phase
         try:
             record = await moving.cancel()
-        except PermanentError:
+        except ConflictError:
             too_late += 1
             assert (await moving.move()).phase is MovePhase.DONE
             await moving.check_used_at(Side.DESTINATION)

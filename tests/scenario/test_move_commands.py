@@ -152,12 +152,66 @@ def test_of_a_machine_that_is_in_use_nothing_is_remembered_so_that_what_it_gets_
     assert contents(there) == wanted
 
 
+def _interrupted(scene: Scene, there: Path) -> None:
+    """A move that a freeze has ended which fails."""
+    scene.machine["consistency"] = "{method: command, freeze: ['false'], thaw: ['true'], switch: ['true']}"
+    assert move(scene, "start", scene.vm, str(there)).code == 5
+    scene.machine["consistency"] = "{method: command, freeze: ['true'], thaw: ['true'], switch: ['true']}"
+
+
+def test_a_move_that_is_started_again_goes_on_in_the_way_that_is_wanted_now(scene: Scene) -> None:
+    there, wanted = scene.base / "새 곳", contents(scene.source)
+    _interrupted(scene, there)
+    told = move(scene, "start", scene.vm, str(there), "--keep-source", "--max-freeze", "7s")
+    assert told.code == 0, told
+    assert "which was begun before" in told.err
+    assert contents(there) == wanted
+    assert {name.partition(".moved-")[0]: data for name, data in contents(scene.source).items()} == wanted
+    (known,) = move(scene, "list", "--json").json()["moves"]
+    assert (known["phase"], known["source_after"]) == ("done", "keep")
+
+
+def _forget(scene: Scene) -> None:
+    for path in (scene.base / "state").glob("catalog.sqlite*"):
+        path.unlink()
+
+
+def test_of_a_move_that_this_host_has_forgotten_what_lies_at_its_destination_is_gone_on_with(scene: Scene) -> None:
+    there, wanted = scene.base / "새 곳", contents(scene.source)
+    _interrupted(scene, there)
+    (begun,) = move(scene, "list", "--json").json()["moves"]
+    _forget(scene)
+    assert move(scene, "list", "--json").json() == {"moves": []}
+    told = move(scene, "start", scene.vm, str(there), "--grace", "1h")
+    assert told.code == 0, told
+    (known,) = move(scene, "list", "--json").json()["moves"]
+    assert (known["id"], known["phase"]) == (begun["id"], "retired")
+    _forget(scene)
+    # Its source has to be deleted still.
+    assert move(scene, "start", scene.vm, str(there)).code == 0
+    assert list(scene.source.iterdir()) == []
+    assert contents(there) == wanted
+
+
+def test_a_machine_is_not_moved_to_where_the_disks_of_others_are(scene: Scene) -> None:
+    there = scene.base / "머신들"
+    (there / "메일").mkdir(parents=True)
+    make_vhdx(there / "메일" / "디스크.vhdx", 3)
+    with scene.untouched():
+        told = move(scene, "start", scene.vm, str(there))
+    assert told.code == 1, told
+    assert f"there is a disk already, {Path('메일') / '디스크.vhdx'}" in told.err
+    assert move(scene, "start", scene.vm, str(there / "웹")).code == 0
+
+
 def test_unknown_ids_and_sources_are_told(scene: Scene) -> None:
     for arguments, code in (
         (("show", "abcd"), 10), (("cancel", "abcd"), 10), (("resume", "abcd"), 10),
         (("start", "없음", "/x"), 10), (("start", "없*", "/x"), 10), (("start", f"{scene.base}/없*", "/x"), 10),
         (("start", scene.vm, "/x", "--keep-source", "--grace", "1h"), 2),
-        (("start", scene.vm, "/x", "--max-freeze", "5"), 2),
+        (("start", scene.vm, "/x", "--max-freeze", "5"), 2), (("start", scene.vm, scene.vm), 2),
+        (("start", scene.vm, "/x", "--at", "2020-01-01T00:00"), 2),
+        (("start", f"{scene.base}/*", f"{scene.base}/없음"), 10),
         (("start", scene.vm, "/x", "--max-freeze", "11m"), 2),
     ):  # fmt: skip
         assert move(scene, *arguments).code == code, arguments

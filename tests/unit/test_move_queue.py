@@ -257,7 +257,7 @@ async def test_what_a_person_must_mend_stops_until_somebody_says_so_and_has_fail
         await settle()
         assert world.known[a_move(1).id].phase is MovePhase.FAILED
         assert world.known[a_move(1).id].ended is not None
-        with pytest.raises(PermanentError):
+        with pytest.raises(ConflictError):
             await queue.resume(world.known[a_move(1).id])
         assert world.known[planned.id].phase is MovePhase.BULK
         assert queue.counts() == MoveCounts(stopped=1)

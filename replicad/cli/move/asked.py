@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import click
+
 from replicad.model.moves import MoveOptions
 
 
@@ -17,6 +19,10 @@ class Asked:
         from replicad.cli.replica_target import locate_replica
         from replicad.service.moving.orders import Wanted, is_address
 
+        if not is_address(destination):
+            raise click.UsageError(
+                f"'{destination}' is no directory's address: write ./{destination} for the one here, or its whole path"
+            )
         self.source = _absolute(source) if is_address(source) else source
         self.wanted = Wanted(
             locate_replica(destination),

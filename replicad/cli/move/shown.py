@@ -8,6 +8,7 @@ from typing import Any
 
 from replicad.cli.output import human_bytes, print_line, print_table
 from replicad.model.durations import human_duration
+from replicad.model.moves import MovePhase
 
 Facts = Mapping[str, Any]
 
@@ -18,7 +19,7 @@ def print_moves(moves: list[Facts]) -> None:
     print_table(["id", "machine", "state", "from", "to", "began"], rows)
     for move in moves:
         if move["error"] is not None:
-            print_line(f"{move['id'][:8]} {move['vm']}: {move['error']}")
+            print_line(f"{move['id'][:8]} {move['vm']}: {move['error']}{_ways_on(move)}")
 
 
 def print_move(move: Facts) -> None:
@@ -42,7 +43,7 @@ def print_move(move: Facts) -> None:
     if move["source_deleted_after"] is not None:
         print_line(f"the source is deleted after {_time(move['source_deleted_after'])}")
     if move["error"] is not None:
-        print_line(f"error  {move['error']}")
+        print_line(f"error  {move['error']}{_ways_on(move)}")
     if move["files"]:
         rows = [[f["path"], human_bytes(f["size_bytes"]), f["to"], _notes(f)] for f in move["files"]]
         print_table(["file", "size", "to", ""], rows, right=[1])
@@ -65,6 +66,15 @@ def print_done(move: Facts) -> None:
         )
     elif move["source_after"] == "keep":
         print_line(f"{move['vm']}: the source's files are kept, and are called *{ending}")
+
+
+def _ways_on(move: Facts) -> str:
+    """What can be done about a move that an error has stopped."""
+    if move["ended"] is not None or move["retry_at"] is not None:
+        return ""
+    short = move["id"][:8]
+    back = f", or take it back by 'replicad move cancel {short}'" if MovePhase(move["phase"]).can_be_cancelled else ""
+    return f" Go on with it by 'replicad move resume {short}'{back}."
 
 
 def _progress(progress: Facts) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +13,7 @@ import click
 from replicad.cli.options import complete_vm, config_option, json_option, load_configuration, standalone_option
 from replicad.cli.output import human_bytes, print_json, print_line, print_table
 from replicad.cli.working_here import say_no_daemon
-from replicad.model.errors import PermanentError, ReplicadError, TransientError
+from replicad.model.errors import ConflictError, PermanentError, ReplicadError, TransientError
 from replicad.model.known_moves import KnownMove, shown_id
 from replicad.model.moves import (
     MAX_FREEZE_S,
@@ -35,9 +35,7 @@ from .values import BANDWIDTH, DISK, DURATION, FREEZE, MOMENT
 if TYPE_CHECKING:
     from replicad.catalog import Catalog
     from replicad.cli.daemon_client import Daemon
-    from replicad.service.compose import Shares
     from replicad.settings import Settings
-    from replicad.workflows.context import Context
 
 _PARTLY_DONE = 3
 _MOST_ROUNDS = 1_000
@@ -116,11 +114,11 @@ def start(
     missing; nothing in it is ever overwritten.
 
     A pattern, for names or as the last part of a directory ('web*', '\\nas1\vms\*'), moves every machine that fits, one
-    after the other, each into a directory of its own below DESTINATION; so do the directories of --disk. Exit code 3 if
-    some can't be moved.
+    after the other, each into a directory of its own below DESTINATION, which has to be there then; so do the
+    directories of --disk. Exit code 3 if some can't be moved.
 
     A daemon that runs does it, and goes on with it also when this command is interrupted. A move that was interrupted,
-    or failed, is gone on with when it is started again.
+    or failed, is gone on with when it is started again, with the options that are given then.
     """
     if keep_source and grace is not None:
         raise click.UsageError("a source that is kept has no time to be deleted at: give --keep-source or --grace")
@@ -173,29 +171,40 @@ def resume(move_id: str, config: Path | None, as_json: bool, standalone: bool) -
 
 
 class _Came:
-    """What came of several moves: those that were carried out, and the errors of the others, by machine."""
+    """What came of several moves: those that were carried out, and of the others their machines, their ids where they
+    can be gone on with, and their errors."""
 
     def __init__(self) -> None:
         self.moves: list[Facts] = []
-        self.failed: list[tuple[str, ReplicadError]] = []
+        self.failed: list[tuple[str, str | None, ReplicadError]] = []
 
 
 async def _start(settings: Settings, asked: Asked, observe: Observer, tell: Callable[[str], None]) -> _Came:
+    from replicad.service.moving.orders import moves_of
+
     from .here import moving, opened_catalog
 
     came = _Came()
     async with opened_catalog(settings, observe) as catalog:
         async with moving(settings, catalog, observe) as here:
-            moves = await _ordered(settings, asked, await catalog.moves(), here.shares, here.ctx)
+            moves = await moves_of(
+                asked.source, asked.wanted, await catalog.moves(), settings, here.shares, here.ctx.new_id,
+                here.ctx.clock.now(),
+            )  # fmt: skip
         for known in moves:
             if known.record.files:
-                tell(f"{known.vm}: going on with move {shown_id(known.id)}, which was begun before")
+                tell(_going_on(known.vm, known.id))
             watch = observe if len(moves) == 1 else _named(known.vm, observe)
             try:
                 came.moves.append(await _carried_out(settings, catalog, known, watch, tell))
             except ReplicadError as error:
-                came.failed.append((known.vm, error))
+                came.failed.append((known.vm, await _left_id(catalog, known), error))
     return came
+
+
+async def _left_id(catalog: Catalog, known: KnownMove) -> str | None:
+    """That of the move, if anything of it is remembered."""
+    return next((one.id for one in await catalog.moves() if one.id == known.id), None)
 
 
 async def _resume(settings: Settings, move_id: str, observe: Observer, tell: Callable[[str], None]) -> _Came:
@@ -205,11 +214,11 @@ async def _resume(settings: Settings, move_id: str, observe: Observer, tell: Cal
     async with opened_catalog(settings, observe) as catalog:
         known = await catalog.move(move_id)
         if known.phase.has_ended:
-            raise PermanentError("go on with", f"move {shown_id(known.id)} of {known.vm}", f"it is {known.phase}")
+            raise ConflictError("go on with", f"move {shown_id(known.id)} of {known.vm}", f"it is {known.phase}")
         try:
             came.moves.append(await _carried_out(settings, catalog, known, observe, tell))
         except ReplicadError as error:
-            came.failed.append((known.vm, error))
+            came.failed.append((known.vm, known.id, error))
     return came
 
 
@@ -227,24 +236,6 @@ async def _carried_out(
             short = shown_id(left.id)
             back = f", or taken back by 'replicad move cancel {short}'" if left.record.can_be_cancelled else ""
             tell(f"{left.vm}: what is left of the move is gone on with by 'replicad move resume {short}'{back}")
-
-
-async def _ordered(
-    settings: Settings, asked: Asked, known: Sequence[KnownMove], shares: Shares, ctx: Context
-) -> list[KnownMove]:
-    """The moves to carry out: for each machine the one that was begun before, else a new one."""
-    from replicad.service.moving.orders import find_machines, move_of
-
-    found = await find_machines(asked.source, settings, shares)
-    if asked.wanted.monitor is not None and len(found.machines) > 1:
-        raise click.UsageError("--monitor is the socket of one machine, and several fit")
-    return [
-        move_of(
-            machine, asked.wanted.each_below(machine.vm) if found.by_pattern else asked.wanted, known, ctx.new_id,
-            ctx.clock.now(),
-        )
-        for machine in found.machines
-    ]  # fmt: skip
 
 
 def _named(vm: str, observe: Observer) -> Observer:
@@ -270,7 +261,7 @@ def _carry_out(work: Callable[[Observer, Callable[[str], None]], Coroutine[Any, 
             came = run_async(work(observe, said.append))
     finally:
         for text in said:
-            click.echo(f"replicad: {printable(text)}", err=True)
+            _say(text)
     return _print(came, as_json)
 
 
@@ -281,6 +272,9 @@ def _by_daemon(daemon: Daemon, path: str, order: Facts, wait: bool, as_json: boo
     answer = daemon.post(path, order)
     views = answer.get("moves", [answer])
     ids = [view["move"]["id"] for view in views]
+    for view in views if path == "/moves" else ():
+        if view["move"]["files"]:
+            _say(_going_on(view["move"]["vm"], view["move"]["id"]))
     if not wait or order.get("at") is not None:
         if as_json:
             print_json({"moves": [view["move"] for view in views], "failed": []})
@@ -301,25 +295,34 @@ def _by_daemon(daemon: Daemon, path: str, order: Facts, wait: bool, as_json: boo
             came.moves.append(move)
         else:
             code = TransientError.exit_code if view["retry_at"] is not None else PermanentError.exit_code
-            came.failed.append((move["vm"], ToldError("", move["error"], code)))
+            came.failed.append((move["vm"], move["id"], ToldError("", move["error"], code)))
     return _print(came, as_json)
+
+
+def _going_on(vm: str, move_id: str) -> str:
+    return f"{vm}: going on with move {shown_id(move_id)}, which was begun before"
+
+
+def _say(text: str) -> None:
+    click.echo(f"replicad: {printable(text)}", err=True)
 
 
 def _print(came: _Came, as_json: bool) -> int:
     if as_json:
-        print_json({"moves": came.moves, "failed": [{"vm": vm, "error": str(error)} for vm, error in came.failed]})
+        failed = [{"vm": vm, "id": move_id, "error": str(error)} for vm, move_id, error in came.failed]
+        print_json({"moves": came.moves, "failed": failed})
     else:
         for move in came.moves:
             print_done(move)
     if len(came.moves) + len(came.failed) == 1:
         if came.failed:
-            raise came.failed[0][1]
+            raise came.failed[0][2]
         return 0
     if not as_json:
         print_line(f"{len(came.moves)} of {len(came.moves) + len(came.failed)} machines moved")
     if not came.moves:
-        raise ExceptionGroup("no machine was moved", [error for _, error in came.failed])
-    for vm, error in came.failed:
+        raise ExceptionGroup("no machine was moved", [error for *_, error in came.failed])
+    for vm, _, error in came.failed:
         click.echo(f"replicad: {printable(vm)}: {printable(str(error))}", err=True)
     return _PARTLY_DONE if came.failed else 0
 
@@ -345,6 +348,7 @@ def _tell_plans(settings: Settings, asked: Asked, as_json: bool) -> int:
 
 async def _plans(settings: Settings, asked: Asked, observe: Observer) -> list[Facts]:
     from replicad.hypervisor.port import Usage
+    from replicad.service.moving.orders import moves_of
 
     from .here import facts_of, moving, opened_catalog
 
@@ -353,7 +357,8 @@ async def _plans(settings: Settings, asked: Asked, observe: Observer) -> list[Fa
         opened_catalog(settings, observe) as catalog,
         moving(settings, catalog, observe, asked.wanted.options.bandwidth) as here,
     ):
-        for known in await _ordered(settings, asked, (), here.shares, here.ctx):
+        new_id, now = here.ctx.new_id, here.ctx.clock.now()
+        for known in await moves_of(asked.source, asked.wanted, (), settings, here.shares, new_id, now):
             plan = await here.mover.plan(known)
             facts = facts_of(plan.move)
             plans.append(

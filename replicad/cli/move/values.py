@@ -58,9 +58,12 @@ def _moment(text: str) -> datetime:
         if re.fullmatch("[0-9]{2}:[0-9]{2}", text):
             at = datetime.combine(now.date(), time.fromisoformat(text)).astimezone()
             return at if at > now else datetime.combine(now.date() + timedelta(days=1), at.time()).astimezone()
-        return datetime.fromisoformat(text).astimezone()
+        at = datetime.fromisoformat(text).astimezone()
     except ValueError:
         raise WrongError(f"'{text}' is no time", "write one such as 22:00 or 2026-11-30T01:00") from None
+    if at < now:
+        raise WrongError(f"'{text}' has passed", "write a time to come, or none to begin now")
+    return at
 
 
 MOMENT = Parsed("time", _moment)

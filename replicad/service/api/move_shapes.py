@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import datetime
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, field_validator
 
 from replicad.model.address import Address, parse_address
 from replicad.model.errors import ConfigError
@@ -89,7 +89,7 @@ class MoveShape(_Shape):
             due=move.due,
             ended=move.ended,
             rounds=record.rounds,
-            freeze_s=None if record.freeze_ms is None else record.freeze_ms / 1000,
+            freeze_s=None if record.freeze_ms is None else round(record.freeze_ms / 1000, 4),
             source_after=record.options.source_after,
             source_deleted_after=deletion_due(record) if waits else None,
             error=move.error,
@@ -171,6 +171,14 @@ class MoveOrderShape(_Shape):
     priority: int = Field(default=0, ge=-100, le=100)
     at: AwareDatetime | None = None
     """It is not begun before then."""
+
+    @field_validator("at", mode="before")
+    @classmethod
+    def _is_written_out(cls, value: object) -> object:
+        """A number would be taken for seconds since 1970."""
+        if value is not None and (not isinstance(value, str) or "T" not in value.upper().replace(" ", "T")):
+            raise ValueError("write a time such as 2026-11-30T01:00:00+01:00")
+        return value
 
     def wanted(self, read: Callable[[str], Address]) -> Wanted:
         """As the queue takes it. ConfigError for what can't be read."""

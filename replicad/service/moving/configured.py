@@ -20,7 +20,7 @@ from replicad.storage.metered import Meter
 from replicad.workflows.context import Context
 
 from .mover import Mover
-from .orders import Wanted, find_machines, move_of
+from .orders import Wanted, moves_of
 from .queue import MoveCounts, MoveQueue, MoveView, MoveWatch
 
 
@@ -63,16 +63,10 @@ class ConfiguredMoves:
             shares.give_up()
 
     async def find(self, source: str, wanted: Wanted, known: Sequence[KnownMove]) -> list[KnownMove]:
-        """The moves that an order is about. Raises as `find_machines` and `move_of`."""
-        async with self._shares(Shares(self._settings(), limits=self._limits)) as shares:
-            found = await find_machines(source, self._settings(), shares)
-        return [
-            move_of(
-                machine, wanted.each_below(machine.vm) if found.by_pattern else wanted, known, self._ctx.new_id,
-                self._ctx.clock.now(),
-            )
-            for machine in found.machines
-        ]  # fmt: skip
+        """As `moves_of`."""
+        settings, now = self._settings(), self._ctx.clock.now()
+        async with self._shares(Shares(settings, limits=self._limits)) as shares:
+            return await moves_of(source, wanted, known, settings, shares, self._ctx.new_id, now)
 
     @asynccontextmanager
     async def _mover(
@@ -122,11 +116,13 @@ class Moves:
         return self._queue.look(await self._catalog.move(prefix))
 
     async def start(self, source: str, wanted: Wanted, at: datetime | None) -> list[MoveView]:
-        """Have what was ordered begin when it is its turn, not before `at`. ConflictError, and what `find` raises."""
+        """Have what was ordered begin when it is its turn, not before `at`; also what was put off, or had stopped.
+
+        ConflictError, and what `find` raises.
+        """
         known = await self._catalog.moves()
         moves = await self._work.find(source, wanted, known)
-        ids = {move.id for move in known}
-        moves = [move if move.id in ids else replace(move, due=at) for move in moves]
+        moves = [replace(move, due=at) for move in moves]
         self._queue.refuse_twins(moves)
         await self._queue.order(moves)
         return [self._queue.look(move) for move in moves]

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from replicad.catalog import Catalog
 from replicad.hypervisor.port import Usage
-from replicad.model.errors import NoConvergenceError, PermanentError, ReplicadError
-from replicad.model.known_moves import KnownMove, shown_id
+from replicad.model.errors import ConflictError, NoConvergenceError, ReplicadError
+from replicad.model.known_moves import KnownMove, as_wanted, shown_id
 from replicad.model.moved_sources import MovedSource, moved_again
 from replicad.model.moves import MovePhase, MoveRecord
 from replicad.model.progress import Warned
@@ -68,23 +68,23 @@ class Mover:
         raised is written down in the move, which can be gone on with afterwards, unless nothing was there yet.
         """
         try:
-            return await self._attempt(await self._latest(known))
+            return await self._attempt(as_wanted(await self._latest(known), known))
         except NoConvergenceError as error:
             await self._give_up(await self._latest(known), error)
             raise
         except ReplicadError as error:
             latest = await self._latest(known)
             if latest.record.files:
-                await self._catalog.save_move(replace(latest, error=str(error)))
+                await self._catalog.save_move(replace(as_wanted(latest, known), error=str(error)))
             raise
 
     async def cancel(self, known: KnownMove) -> KnownMove:
         """Take back all that the move has brought to its destination; the same, ended.
 
-        PermanentError once the switch has begun, or if it has ended already; LockedError while somebody works on it.
+        ConflictError once the switch has begun, or if it has ended already; LockedError while somebody works on it.
         """
         if known.phase.has_ended:
-            raise PermanentError("cancel", f"move {shown_id(known.id)} of {known.vm}", f"it is {known.phase} already")
+            raise ConflictError("cancel", f"move {shown_id(known.id)} of {known.vm}", f"it is {known.phase} already")
         record = known.record
         if not record.files:  # it never got as far as to have anything anywhere
             return await self._save(known, replace(record, phase=MovePhase.CANCELLED))

@@ -16,6 +16,8 @@ from replicad.settings import Settings
 from replicad.storage.port import Share
 from replicad.workflows.move_files import is_put_away
 
+from .left import left_move
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -80,22 +82,68 @@ class Wanted:
         return replace(self, destination=self.destination.child(vm), disks=disks)
 
 
+async def moves_of(
+    source: str, wanted: Wanted, known: Sequence[KnownMove], settings: Settings, shares: Shares,
+    new_id: Callable[[], str], now: datetime,
+) -> list[KnownMove]:  # fmt: skip
+    """The moves that an order is about, one for each machine that `source` means: as `move_of`, and if there is none
+    yet, that which is left at the destination (`left_move`).
+
+    Raises as `find_machines`, `move_of` and `left_move`; ConfigError for one monitor and several machines;
+    NotFoundError where each of several machines is to have its directory in one that is not there.
+    """
+    found = await find_machines(source, settings, shares)
+    if wanted.monitor is not None and len(found.machines) > 1:
+        raise ConfigError("take", "a monitor for a move", "it is the socket of one machine, and several fit")
+    if found.by_pattern:
+        for place in {wanted.destination, *(place for _, place in wanted.disks)}:
+            await _refuse_missing(place, shares)
+    moves = []
+    for machine in found.machines:
+        own = wanted.each_below(machine.vm) if found.by_pattern else wanted
+        move = move_of(machine, own, known, new_id, now)
+        if not move.record.files:
+            at_source = await shares.open(machine.source, vm=machine.vm)
+            at_destination = await shares.open(own.destination, vm=machine.vm)
+            move = await left_move(move, known, at_source, at_destination)
+        moves.append(move)
+    return moves
+
+
+async def _refuse_missing(place: Address, shares: Shares) -> None:
+    share = await shares.open(place)
+    try:
+        await share.stat("")
+    except NotFoundError:
+        raise NotFoundError(
+            "move to", str(place), "it is not there", "Make it: each machine gets a directory of its own in it."
+        ) from None
+
+
 def move_of(
     machine: Machine, wanted: Wanted, known: Sequence[KnownMove], new_id: Callable[[], str], now: datetime
 ) -> KnownMove:
-    """The move of this machine that was begun before and has not come to its switch's end, if there is one; else a new
-    one. ConflictError if that one goes elsewhere."""
+    """The move of this machine that was begun before and has not come to its switch's end, if there is one, with the
+    options that are wanted now; else a new one. ConflictError if that one goes elsewhere."""
     move = _new_move(machine, wanted, new_id, now)
     for before in known:
         if before.ended is None and before.phase is not MovePhase.RETIRED and _is_of(before, machine):
-            if before.record.places != move.record.places:
+            if not _goes_to(before, move):
+                back = f", or take it back by 'replicad move cancel {shown_id(before.id)}'"
                 raise ConflictError(
                     "move", machine.vm, f"its move to {before.record.places[0]} has not ended",
-                    f"Go on with it by 'replicad move resume {shown_id(before.id)}', or take it back by 'replicad move "
-                    f"cancel {shown_id(before.id)}'.",
+                    f"Go on with it by 'replicad move resume {shown_id(before.id)}'"
+                    f"{back if before.record.can_be_cancelled else ''}.",
                 )  # fmt: skip
-            return before
+            monitor = move.order.monitor or before.order.monitor
+            order = replace(before.order, monitor=monitor)
+            return replace(before, record=replace(before.record, options=wanted.options), order=order)
     return move
+
+
+def _goes_to(before: KnownMove, move: KnownMove) -> bool:
+    """Whether the files of two moves go to the same places."""
+    return (before.record.places, before.order.elsewhere) == (move.record.places, move.order.elsewhere)
 
 
 def _new_move(machine: Machine, wanted: Wanted, new_id: Callable[[], str], now: datetime) -> KnownMove:

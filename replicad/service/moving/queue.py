@@ -15,8 +15,8 @@ from typing import Protocol
 import structlog
 
 from replicad.model.clock import Clock
-from replicad.model.errors import BusyError, ConflictError, LockedError, PermanentError, ReplicadError, TransientError
-from replicad.model.known_moves import KnownMove, shown_id
+from replicad.model.errors import BusyError, ConflictError, LockedError, ReplicadError, TransientError
+from replicad.model.known_moves import KnownMove, as_wanted, shown_id
 from replicad.model.moves import MovePhase
 from replicad.model.progress import FreezePredicted, ProgressEvent
 from replicad.service.events import MoveBegan, MoveStopped
@@ -147,8 +147,11 @@ class MoveQueue:
         self._changed.set()
 
     async def order(self, moves: Iterable[KnownMove]) -> None:
-        """Have these carried out when it is their turn. One that is here already gets another chance; one that has
-        ended since somebody looked does not begin again. Raises as `refuse_twins`."""
+        """Have these carried out when it is their turn. One that is here already gets another chance, with what is
+        wanted of it now; one that has ended since somebody looked does not begin again.
+
+        Raises as `refuse_twins`; ConflictError for one that is under way, and that now is wanted in another way.
+        """
         for move in moves:
             latest = await self._latest(move)
             entry = self._entries.get(move.id)
@@ -163,15 +166,20 @@ class MoveQueue:
                     raise
             elif entry is not None and entry.task is None and not entry.cancelling:
                 # What it ended with before is not how it stands any more.
-                entry.move = replace(latest, error=None)
+                entry.move = replace(as_wanted(latest, move), error=None)
                 entry.failures, entry.retry_at, entry.is_stopped = 0, None, False
                 await self._memory.save_move(entry.move)
+            elif entry is not None and entry.move.record.options != move.record.options:
+                raise ConflictError(
+                    "move", move.vm, f"its move {shown_id(move.id)} is under way, as it was wanted before",
+                    f"Let it come to its end, or run 'replicad move cancel {shown_id(move.id)}' first.",
+                )  # fmt: skip
         self._changed.set()
 
     async def resume(self, move: KnownMove) -> None:
-        """Go on with one that was stopped by an error, or waits to be tried again. PermanentError if it has ended."""
+        """Go on with one that was stopped by an error, or waits to be tried again. ConflictError if it has ended."""
         if move.phase.has_ended:
-            raise PermanentError("go on with", f"move {shown_id(move.id)} of {move.vm}", f"it is {move.phase}")
+            raise ConflictError("go on with", f"move {shown_id(move.id)} of {move.vm}", f"it is {move.phase}")
         await self.order([move])
 
     async def cancel(self, move: KnownMove) -> KnownMove:
