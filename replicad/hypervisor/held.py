@@ -53,6 +53,10 @@ class HeldUser:
         async with AsyncExitStack() as held:
             yield StillHeld(await self._hold_or_wait(held, files))
 
+    async def has_ended(self) -> bool:
+        """False: there is none."""
+        return False
+
     async def sides(self, files: Sequence[Relocation]) -> Mapping[str, Side]:
         writers = await self._writers_past_a_share([at for file in files for at in (file.source, file.destination)])
         return {file.path: await self._side(file, writers) for file in files}

@@ -64,6 +64,9 @@ class DiskUser(Protocol):
         it was switched to. BusyError if it can't be had now.
         """
 
+    async def has_ended(self) -> bool:
+        """Whether the machine is known to be off now. False where nobody can tell, or there is none."""
+
     async def sides(self, files: Sequence[Relocation]) -> Mapping[str, Side]:
         """Where each of the files, by its path, is in use now. To be asked also after a crash, and when the machine is
         off. TransientError where it can't be told now."""

@@ -161,6 +161,8 @@ class MoveRecord:
     """The directories that were missing at the destination: the number of the place, and the path below it."""
     made_places: tuple[int, ...] = ()
     """The numbers of the places that were missing themselves."""
+    is_taken_back: bool = False
+    """It was cancelled, and what it has brought is being removed: nobody goes on with it any more."""
     rounds: int = 0
     freeze_ms: float | None = None
     """How long the machine stood still, once it did."""

@@ -28,12 +28,14 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What one round came to: what was read, found different and sent, and how long that took."""
+    """What one round came to: what was read, found different and sent, by us or by the server, and how long that took.
+    `copied_bytes` are those that the server copied."""
 
     scanned_bytes: int
     changed_bytes: int
     sent_bytes: int
     duration_s: float
+    copied_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,14 @@ class Tallied:
     scanned_bytes: int = 0
     changed_bytes: int = 0
     sent_bytes: int = 0
+    copied_bytes: int = 0
 
     def __add__(self, other: Tallied) -> Tallied:
         return Tallied(
             self.scanned_bytes + other.scanned_bytes,
             self.changed_bytes + other.changed_bytes,
             self.sent_bytes + other.sent_bytes,
+            self.copied_bytes + other.copied_bytes,
         )
 
 
@@ -91,8 +95,9 @@ class Copying:
             await self._source.settle(self._id, bases)
             self._bases = bases
         return Round(
-            total.scanned_bytes, total.changed_bytes, total.sent_bytes, self._ctx.clock.monotonic_s() - began_s
-        )
+            total.scanned_bytes, total.changed_bytes, total.sent_bytes, self._ctx.clock.monotonic_s() - began_s,
+            total.copied_bytes,
+        )  # fmt: skip
 
     async def _bring(self, file: SnapshotFile, snapshot: Snapshot) -> Tallied:
         transfer, server_bytes = self._transfers[file.path], 0
@@ -102,10 +107,12 @@ class Copying:
             if self._proof is Proof.SAMPLE and file.path not in self._rewritten:
                 looked_at = await transfer.compare(file.file, file.size_bytes, changes.extents)
                 if looked_at is not None:
-                    return Tallied(looked_at, server_bytes, server_bytes)
+                    return Tallied(looked_at, server_bytes, server_bytes, server_bytes)
             await transfer.learn()
         tally = await transfer.copy(file.file, file.size_bytes, changes)
-        return Tallied(tally.scanned_bytes, tally.changed_bytes + server_bytes, tally.sent_bytes + server_bytes)
+        return Tallied(
+            tally.scanned_bytes, tally.changed_bytes + server_bytes, tally.sent_bytes + server_bytes, server_bytes
+        )
 
     def digests(self) -> Mapping[str, str]:
         """What the copies hold, by path; "" where not all of it was read."""

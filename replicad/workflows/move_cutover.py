@@ -12,7 +12,8 @@ from dataclasses import replace
 
 from replicad.hypervisor.port import Still
 from replicad.model.errors import BusyError, ConflictError, ReplicadError
-from replicad.model.moves import FileState, MovedFile, MovePhase, MoveRecord, Sealed, Side
+from replicad.model.moves import FileState, MovedFile, MovePhase, MoveRecord, Sealed, Side, SourceAfter
+from replicad.model.progress import Alarmed
 from replicad.storage.port import Share
 from replicad.storage.together import together
 from replicad.storage.undisturbed import to_its_end, undisturbed
@@ -65,14 +66,20 @@ async def cut_over(
     if record.rounds:  # else nobody used it
         record = replace(record, freeze_ms=round((ctx.clock.monotonic_s() - began_s) * 1000, 1))
     # The machine is at the destination: to find that out anew would have it stand still once more.
-    record = await undisturbed(_confirmed(record, files, parts))
+    record = await undisturbed(_confirmed(record, files, parts, ctx))
     if cancelled is not None:
         raise cancelled
     return record
 
 
-async def _confirmed(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> MoveRecord:
+async def _confirmed(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts, ctx: Context) -> MoveRecord:
     await flush_names(record, files, parts)
+    if record.rounds and await parts.user.has_ended():
+        # It may not be able to run there, and somebody will want to know.
+        record = replace(record, options=replace(record.options, source_after=SourceAfter.KEEP))
+        ctx.observe(
+            Alarmed(f"{record.vm} has ended right after it was switched: start it; its files at the source are kept")
+        )
     return await confirm_switch(await _seen_again(record, parts), files, parts)
 
 
@@ -114,6 +121,12 @@ async def switch(
 
 async def confirm_switch(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> MoveRecord:
     """Write down that the machine goes on at the destination, once it is seen to. ConflictError if it is not."""
+    return await parts.journal.write(replace(await switched(record, files, parts), phase=MovePhase.SWITCHED))
+
+
+async def switched(record: MoveRecord, files: Sequence[MovedFile], parts: MoveParts) -> MoveRecord:
+    """The record, still to be written, with these files switched, as the machine is seen to use them at the source no
+    more. ConflictError if it does."""
     sides = await parts.user.sides(relocations(record, files))
     if elsewhere := sorted(path for path, side in sides.items() if side is Side.SOURCE):
         raise ConflictError(
@@ -122,7 +135,7 @@ async def confirm_switch(record: MoveRecord, files: Sequence[MovedFile], parts: 
         )  # fmt: skip
     switched = {file.path for file in files}
     marked = tuple(replace(file, is_switched=file.is_switched or file.path in switched) for file in record.files)
-    return await parts.journal.write(replace(record, phase=MovePhase.SWITCHED, files=marked))
+    return replace(record, files=marked)
 
 
 async def _sealed(

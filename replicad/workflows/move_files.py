@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ _DISKS = ("*.vhdx", "*.avhdx", "*.vhd", "*.vhds", "*.iso", "*.raw", "*.img", "*.
 _MAX_FILES = 10_000
 _RECORDS = ("replica.json", "replica.lock")
 _OURS = ".replicad-"
-_MOVED = ".moved-"
+_MOVED = re.compile(r"\.moved-[0-9a-f]{8}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class FoundFiles:
 
 def is_put_away(name: str) -> bool:
     """Whether a move has given a file this name, to have it out of the way."""
-    return _MOVED in name
+    return _MOVED.search(name) is not None
 
 
 async def find_files(source: Share, takes: Callable[[str], bool] | None) -> FoundFiles:

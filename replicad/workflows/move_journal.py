@@ -16,7 +16,6 @@ from pydantic import TypeAdapter, ValidationError
 from replicad.model.errors import FormatVersionError, IntegrityError, NotFoundError
 from replicad.model.moves import FORMAT_VERSION, MoveRecord
 from replicad.model.names import join, path_on
-from replicad.model.points import FileKind
 from replicad.storage.documents import exists, read_whole, replace_whole
 from replicad.storage.port import OpenMode, Share, ShareFile
 
@@ -24,6 +23,7 @@ _PREFIX = ".replicad-move-"
 _FILE = "move.json"
 _QUICK = "switching.json"
 _LOCK = "move.lock"
+_LOCK_AT_SOURCE = ".replicad-moving.lock"
 _MAX_BYTES = 64 * 1024 * 1024
 _SEAL_BYTES = 32
 _ADAPTER: TypeAdapter[MoveRecord] = TypeAdapter(MoveRecord)
@@ -49,11 +49,8 @@ def lock_of(move_id: str) -> str:
 
 
 def lock_at_source(record: MoveRecord) -> str:
-    """The lock that whoever moves these disks holds, below their source: the same for every move of them."""
-    own = [file for file in record.files if not file.is_shared]
-    disks = [file.path for file in own if file.kind is FileKind.DISK] or [file.path for file in own]
-    digest = blake2b("\0".join(sorted(disks)).encode(), digest_size=8, person=b"replicad.move")
-    return f".replicad-moving-{digest.hexdigest()}.lock"
+    """The lock that whoever moves anything away from a source holds, below it: the same for every move from there."""
+    return _LOCK_AT_SOURCE
 
 
 def encode(record: MoveRecord) -> bytes:
@@ -155,8 +152,9 @@ class MoveJournal:
 
     async def write(self, record: MoveRecord) -> MoveRecord:
         """The same with its step, durable at both places on return."""
-        record = self._next(record)
+        record = self._counted(record)
         await replace_whole(self._place, join(directory_of(record.id), _FILE), encode(record))
+        self._latest = record
         await self._remember(record)
         return record
 
@@ -177,9 +175,12 @@ class MoveJournal:
         self._latest = record
         return record
 
-    def _next(self, record: MoveRecord) -> MoveRecord:
+    def _counted(self, record: MoveRecord) -> MoveRecord:
         self._step += 1
-        self._latest = replace(record, step=self._step)
+        return replace(record, step=self._step)
+
+    def _next(self, record: MoveRecord) -> MoveRecord:
+        self._latest = self._counted(record)
         return self._latest
 
 

@@ -6,6 +6,8 @@ Each of these can be called again after any crash, and goes on where it was.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import blake2b
 
 from replicad.model.errors import AlreadyExistsError, ConflictError, IntegrityError, NotFoundError
 from replicad.model.moves import MovedFile, MoveRecord
@@ -86,8 +88,9 @@ async def make_directories(record: MoveRecord, parts: MoveParts) -> None:
 async def remove_directories(record: MoveRecord, parts: MoveParts) -> None:
     """The move's own directories, with all that is in them."""
     for place in parts.places:
-        await remove_tree(place, directory_of(record.id))
-        await place.flush_directory("")
+        with suppress(NotFoundError):  # the whole place is gone
+            await remove_tree(place, directory_of(record.id))
+            await place.flush_directory("")
 
 
 async def remove_made(record: MoveRecord, parts: MoveParts) -> None:
@@ -117,6 +120,9 @@ def retired_name(record: MoveRecord, path: str) -> str:
     """What a file of the source is called when the machine does not use it any more."""
     ending = f".moved-{record.id[:_ID_DIGITS]}"
     name = last_part(path)
+    if len((name + ending).encode()) > MAX_NAME_BYTES:
+        # What is cut off may be all that two names differ in.
+        ending = "~" + blake2b(name.encode(), digest_size=4).hexdigest() + ending
     while len((name + ending).encode()) > MAX_NAME_BYTES:
         name = name[:-1]
     return join(parent(path), name + ending)

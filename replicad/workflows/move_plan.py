@@ -98,6 +98,13 @@ async def _chains(record: MoveRecord, source: Share, files: Sequence[FoundFile],
             shared.add(one)  # it was not chosen, so somebody else may need it where it is
     refuse_broken(chains, path_of, taken, source)
     shared |= {one for child, one in parents.items() if child not in taken and one in taken}
+    # Whoever needs a parent needs all that it is based on as well.
+    todo = list(shared)
+    while todo:
+        one = parents.get(todo.pop(), "")
+        if one in taken and one not in shared:
+            shared.add(one)
+            todo.append(one)
     return _Chain(frozenset(taken), parents, frozenset(shared))
 
 

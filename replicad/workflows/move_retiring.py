@@ -14,7 +14,7 @@ from replicad.model.errors import (
     NotFoundError,
     UnsupportedError,
 )
-from replicad.model.moves import MovedFile, MovePhase, MoveRecord, SourceAfter
+from replicad.model.moves import MovedFile, MovePhase, MoveRecord, Side, SourceAfter
 from replicad.model.names import parent, path_on
 from replicad.model.progress import Alarmed
 from replicad.storage.port import OpenMode, Share
@@ -24,8 +24,43 @@ from .locking import lock_again
 from .move_copying import seed_of
 from .move_journal import lock_at_source, lock_of
 from .move_names import found, remove_directories, remove_made, retired_name
-from .move_parts import MoveParts
+from .move_parts import MoveParts, relocations
 from .move_settling import is_changed
+
+
+async def written_down(record: MoveRecord, parts: MoveParts) -> MoveRecord:
+    """The record as it was written last beside the files; `record` itself if nothing was, because it is to begin, or
+    because all is done but for this host's own memory.
+
+    ConflictError where something must have been written and is not there: what it said is not known any more.
+    """
+    found_there = await parts.journal.read(record.id)
+    if found_there is not None:
+        return found_there
+    if record.phase is MovePhase.WAITING:
+        return record
+    if record.phase is MovePhase.RETIRED and not await _put_away(record, parts):
+        return record
+    raise ConflictError(
+        "go on with", f"the move of {record.vm}", f"what it has written down at {parts.places[0].name} is not there",
+        "Mount what should be there. If the destination is lost, or the move was cancelled elsewhere, see that the "
+        "machine uses its source, and run 'replicad move cancel'.",
+    )  # fmt: skip
+
+
+async def _put_away(record: MoveRecord, parts: MoveParts) -> list[str]:
+    """The files of the source that are put away, and not deleted yet, by the names that they have now."""
+    names = [retired_name(record, file.path) for file in _own(record)]
+    return [name for name in names if await found(parts.source, name) is not None]
+
+
+async def _lost(record: MoveRecord, parts: MoveParts) -> str | None:
+    """A file that is not at the destination any more: then what is at the source may be all there is."""
+    for file in record.files:
+        place = parts.place_of(file)
+        if await found(place, file.target) is None:
+            return path_on(place.name, file.target)
+    return None
 
 
 async def retire_source(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord:
@@ -33,9 +68,19 @@ async def retire_source(record: MoveRecord, parts: MoveParts, ctx: Context) -> M
 
     What others share stays as it is. ConflictError if something else is in the way of such a name.
     """
+    if (lost := await _lost(record, parts)) is not None:
+        raise ConflictError(
+            "put away", f"the source of {record.vm}", f"{lost} is not there any more",
+            "Mount what should be there, or put it back; nothing is touched at the source.",
+        )  # fmt: skip
     for file in _own(record):
         retired = retired_name(record, file.path)
         if await found(parts.source, file.path) is None:
+            if await found(parts.source, retired) is None:
+                raise ConflictError(
+                    "put away", path_on(parts.source.name, file.path), "it is not there, by none of its names",
+                    "Mount what should be there; if it was deleted by hand, put an empty file in its place.",
+                )  # fmt: skip
             continue
         if await found(parts.source, retired) is not None:
             raise ConflictError(
@@ -51,12 +96,15 @@ async def retire_source(record: MoveRecord, parts: MoveParts, ctx: Context) -> M
 async def clear_away(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveRecord:
     """From RETIRED to DONE, if the time has come: the source's files are deleted, where that is wanted, and so is what
     the move needed for itself. A file of the source that was written since the switch, or that somebody has open for
-    writing, stays, and is told of."""
+    writing, stays, and is told of; so do all if the destination lacks one."""
     if record.options.source_after is SourceAfter.DELETE:
         if ctx.clock.now() < deletion_due(record):
             return record
-        for file in _own(record):
-            await _delete(record, file, parts, ctx)
+        if await _put_away(record, parts) and (lost := await _lost(record, parts)) is not None:
+            ctx.observe(Alarmed(f"the source of {record.vm} is not deleted, as {lost} is not there any more"))
+        else:
+            for file in _own(record):
+                await _delete(record, file, parts, ctx)
     await parts.changes(record.files).settle(record.id, {})
     await _sweep_lock(record, parts, ctx)
     await remove_directories(record, parts)
@@ -71,11 +119,16 @@ async def take_back(record: MoveRecord, parts: MoveParts, ctx: Context) -> MoveR
     try:
         lock = await parts.places[0].lock(lock_of(record.id), ctx.holder())
     except NotFoundError:
-        _refuse_if_too_late(record)  # it has not begun, or is all but done
+        # It has not begun, or is all but done; or its destination is lost.
+        await _refuse_if_too_late(record, parts, is_known=False)
     else:
         async with lock:
-            record = await parts.journal.read(record.id) or record
-            _refuse_if_too_late(record)
+            found_there = await parts.journal.read(record.id)
+            await _refuse_if_too_late(found_there or record, parts, is_known=found_there is not None)
+            if found_there is not None:
+                # From here on nobody goes on with it, also when this process dies.
+                taken_back = replace(found_there, phase=MovePhase.PREPARE, is_taken_back=True)
+                record = await parts.journal.write(taken_back)
     await parts.changes(record.files).settle(record.id, {})
     await _sweep_lock(record, parts, ctx)
     await remove_directories(record, parts)
@@ -91,7 +144,16 @@ async def _sweep_lock(record: MoveRecord, parts: MoveParts, ctx: Context) -> Non
             await (await lock_again(parts.source, path, ctx.holder())).release()
 
 
-def _refuse_if_too_late(record: MoveRecord) -> None:
+async def _refuse_if_too_late(record: MoveRecord, parts: MoveParts, *, is_known: bool) -> None:
+    """`is_known`: it is what was written last. This host's memory lags behind by the beginning of the switch."""
+    if record.phase is MovePhase.CUTOVER and not is_known:
+        sides = await parts.user.sides(relocations(record, record.files))
+        if Side.SOURCE not in sides.values() or Side.DESTINATION in sides.values():
+            raise ConflictError(
+                "cancel", f"the move of {record.vm}",
+                f"it may be switched, and what it has written down at {parts.places[0].name} is not there",
+                "Mount what should be there. If it is lost, start the machine at its source first.",
+            )  # fmt: skip
     if not record.can_be_cancelled:
         raise ConflictError(
             "cancel", f"the move of {record.vm}", "the machine is switched, or being switched, already",
@@ -118,7 +180,8 @@ async def _delete(record: MoveRecord, file: MovedFile, parts: MoveParts, ctx: Co
     elif file.sealed is None or await is_changed(parts.source, retired, file.sealed.source, seed_of(record), ctx):
         ctx.observe(Alarmed(f"{where} was written after the machine was switched to its copy: it is not deleted"))
     else:
-        await parts.source.remove(retired)
+        with suppress(NotFoundError):  # another process is at it, too
+            await parts.source.remove(retired)
 
 
 async def _writer(share: Share, path: str) -> str | None:

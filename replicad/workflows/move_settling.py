@@ -11,7 +11,7 @@ from replicad.storage.port import OpenMode, Share
 
 from .context import Context
 from .move_copying import seed_of
-from .move_cutover import confirm_switch, replaced
+from .move_cutover import confirm_switch, replaced, switched
 from .move_journal import incoming
 from .move_names import flush_names, found, give_names, take_names_back
 from .move_parts import MoveParts, relocations
@@ -55,7 +55,8 @@ async def settle_switch(record: MoveRecord, parts: MoveParts, ctx: Context) -> M
     if not back:
         return await confirm_switch(record, forward, parts)
     if forward:
-        record = await confirm_switch(record, forward, parts)
+        record = await switched(record, forward, parts)
+    # One record says both: with the first half alone the source would be put away.
     copied_on = [replace(file, sealed=None) for file in back]
     return await parts.journal.write(replace(record, phase=MovePhase.PRECOPY, files=replaced(record.files, copied_on)))
 
@@ -64,6 +65,8 @@ async def doubt_switch(record: MoveRecord, parts: MoveParts) -> MoveRecord:
     """The record of SWITCHED, or, if the source is in use or was touched since, that of SWITCHING: somebody may have
     started the machine there again, and it is decided anew which copy is its disk."""
     files = [file for file in record.files if file.sealed is not None]
+    if any([await found(parts.source, file.path) is None for file in files if not file.is_shared]):
+        return record  # some are put away already; of one that is written later that is told before it is deleted
     sides = await parts.user.sides(relocations(record, files))
     touched = [await _is_touched(parts.source, file) for file in files]
     if not any(touched) and Side.SOURCE not in sides.values():

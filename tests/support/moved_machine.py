@@ -79,6 +79,9 @@ class MovedMachine:
         finally:
             self.is_stopped = False
 
+    async def has_ended(self) -> bool:
+        return not self.is_running
+
     async def sides(self, files: Sequence[Relocation]) -> Mapping[str, Side]:
         return {file.path: self.where().get(file.path, Side.NOBODY) for file in files}
 

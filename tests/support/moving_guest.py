@@ -42,6 +42,9 @@ class Unused:
         yield _UnusedStill(self)
         self._note("end", files)
 
+    async def has_ended(self) -> bool:
+        raise AssertionError
+
     async def sides(self, files: Sequence[Relocation]) -> Mapping[str, Side]:
         self._note("sides", files)
         return {file.path: Side.NOBODY for file in files}

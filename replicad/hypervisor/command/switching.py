@@ -81,6 +81,10 @@ class CommandUser:
             finally:
                 self._before = None
 
+    async def has_ended(self) -> bool:
+        """False: nobody can tell."""
+        return False
+
     async def sides(self, files: Sequence[Relocation]) -> Mapping[str, Side]:
         """As the port says, where either of the two files alone is open for writing; else NOBODY: then it has to be
         seen from what they hold. What an earlier process left undone is done first."""

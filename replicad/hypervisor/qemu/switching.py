@@ -98,6 +98,14 @@ class QemuUser:
                 stack.push_async_callback(_ended, ending)
             yield still
 
+    async def has_ended(self) -> bool:
+        """Whether nobody answers at its monitor."""
+        try:
+            async with self._monitor.session():
+                return False
+        except MachineIsOffError:
+            return True
+
     async def sides(self, files: Sequence[Relocation]) -> Mapping[str, Side]:
         """As the port says. What an earlier process left undone is done first."""
         try:

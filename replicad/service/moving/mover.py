@@ -127,6 +127,8 @@ class Mover:
 
     def _parts(self, known: KnownMove, opened: MovedShares) -> MoveParts:
         async def remember(record: MoveRecord) -> None:
+            if (latest := await self._latest(known)).ended is not None:
+                raise ConflictError("go on with", f"move {shown_id(known.id)} of {known.vm}", f"it is {latest.phase}")
             await self._save(known, record)
 
         consistency = self._consistency(known)

@@ -49,13 +49,16 @@ class MovedShares:
 
 
 async def open_shares(record: MoveRecord, shares: Shares) -> MovedShares:
-    """Open both sides. Places that are missing in a directory that is there are made. Raises what connecting raises."""
+    """Open both sides. Before anything is planned, places that are missing in a directory that is there are made;
+    later they are lost, or not mounted. Raises what connecting raises."""
     source = await shares.open(parse_address(record.source), vm=record.vm)
     places, made = [], []
     for number, place in enumerate(record.places):
         address = parse_address(place)
         share = await shares.open(address, vm=record.vm)
         places.append(share)
+        if record.files:
+            continue
         try:
             await share.stat("")
         except NotFoundError:

@@ -248,14 +248,17 @@ class MoveQueue:
         under_way = [entry for entry in self._entries.values() if entry.task is not None]
         room, now = self._most_at_once - len(under_way), self._clock.now()
         taken = {entry.move.vm for entry in under_way}
+        sources = {entry.move.record.source for entry in under_way}
         waiting = [
             entry for entry in self._entries.values() if (wanted := entry.wanted()) is not None and wanted <= now
         ]
         waiting.sort(key=lambda e: (-e.move.record.options.priority, e.move.record.began, e.move.id))
         chosen: list[_Entry] = []
         for entry in waiting:
-            if len(chosen) < room and entry.move.vm not in taken:
-                taken.add(entry.move.vm)
+            vm, source = entry.move.vm, entry.move.record.source
+            if len(chosen) < room and vm not in taken and source not in sources:
+                taken.add(vm)
+                sources.add(source)  # whoever moves anything away from there has its lock
                 chosen.append(entry)
         return chosen
 
@@ -297,7 +300,11 @@ class MoveQueue:
             _log.exception("the move met a defect of this program", vm=move.vm, move=shown_id(move.id))
 
     async def _failed(self, entry: _Entry, error: ReplicadError) -> None:
-        entry.move = replace(await self._latest(entry.move), error=str(error))
+        try:
+            entry.move = await self._latest(entry.move)
+        except ReplicadError as unread:
+            _log.warning("how far a move is can't be read", vm=entry.move.vm, error=str(unread))
+        entry.move = replace(entry.move, error=str(error))
         entry.failures, entry.retry_at = entry.failures + 1, None
         if isinstance(error, TransientError | LockedError):
             doublings = min(entry.failures - 1, _MOST_DOUBLINGS)
@@ -310,7 +317,10 @@ class MoveQueue:
         else:
             entry.is_stopped = not entry.move.phase.has_ended
         self._tell(MoveStopped(entry.move, is_tried_again=entry.retry_at is not None))
-        await self._memory.save_move(entry.move)
+        try:
+            await self._memory.save_move(entry.move)
+        except ReplicadError as unsaved:  # it is known here, and a later daemon begins with what was written before
+            _log.warning("what became of a move can't be written down", vm=entry.move.vm, error=str(unsaved))
 
     def _told(self, move: KnownMove) -> KnownMove:
         self._tell(MoveStopped(move))
