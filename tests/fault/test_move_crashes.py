@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 
 import pytest
 
@@ -16,8 +17,11 @@ from replicad.model.errors import (
 )
 from replicad.model.moves import MovePhase, Proof, Side
 from replicad.model.names import parent
+from replicad.model.progress import Alarmed
+from replicad.storage.documents import remove_tree
 from replicad.storage.port import LockHolder, OpenMode
-from replicad.workflows.move_journal import lock_at_source
+from replicad.workflows.move_journal import directory_of, lock_at_source
+from replicad.workflows.retries import move_with_retries
 from tests.support.faulty import CRASHES, Fault, When, crashes
 from tests.support.moved_machine import refusal
 from tests.support.moving import CONFIG, DESTINATION, DISKS, Moving, target_of
@@ -225,6 +229,63 @@ async def test_cancelling_can_be_cut_short_at_any_call() -> None:
         assert await crashes(other.cancel({number: Fault(When.AFTER)}))
         assert (await other.cancel()).phase is MovePhase.CANCELLED
         await other.check_used_at(Side.SOURCE)
+
+
+@pytest.mark.parametrize("then", ["go on", "cancel"])
+async def test_where_what_was_written_down_is_lost_nothing_that_may_be_used_is_touched(then: str) -> None:
+    calls, refused = await _calls(15), 0
+    for number, name in enumerate(calls, 1):
+        moving = Moving(15)
+        await moving.begin()
+        assert await crashes(moving.move({number: Fault(When.AFTER)})), name
+        moving.machine.watchdog()
+        await moving.machine.live()
+        await remove_tree(moving.memory, directory_of(moving.remembered.id))
+        side, names = set(moving.machine.where().values()), await moving.names()
+        try:
+            record = await (moving.move() if then == "go on" else moving.cancel())
+        except ConflictError:
+            refused += 1
+            assert moving.remembered.phase is not MovePhase.WAITING, name
+            assert await moving.names() == names, name
+        else:
+            if record.phase is MovePhase.DONE:
+                await moving.check_used_at(Side.DESTINATION)
+            else:
+                # What had got its name already may be anybody's, and stays.
+                assert side == {Side.SOURCE}, name
+                assert {path: await moving.read(path) for path in moving.machine.disks} == moving.machine.disks, name
+    assert refused
+
+
+async def test_a_move_that_was_cancelled_while_it_waits_for_its_server_does_not_go_on() -> None:
+    calls = await _calls(14)
+    for number in range(len(calls) // 4, len(calls) // 2):
+        moving, told = Moving(14), list[MovePhase]()
+        await moving.begin()
+        _, parts, ctx = moving.life({number: Fault(When.BEFORE, UnreachableError("write", "그", "끊김"))})
+
+        async def pause(seconds: float, moving: Moving = moving, told: list[MovePhase] = told) -> None:
+            moving.time.seconds += seconds
+            told.append((await moving.cancel()).phase)
+
+        waiting = replace(ctx, clock=replace(ctx.clock, sleep=pause))
+        if calls[number - 1].startswith("release"):
+            continue  # that raises nothing when a connection is lost
+        with pytest.raises(ConflictError, match="was cancelled elsewhere"):
+            await move_with_retries(moving.remembered, parts, waiting)
+        assert told == [MovePhase.CANCELLED]
+        await moving.check_used_at(Side.SOURCE)
+
+
+async def test_a_source_is_kept_whose_machine_ends_right_after_its_switch() -> None:
+    moving = Moving(16)
+    await moving.begin()
+    moving.machine.dies_when_it_goes_on = True
+    assert (await moving.move()).phase is MovePhase.DONE
+    assert any(isinstance(event, Alarmed) and "has ended right after" in event.text for event in moving.events)
+    names = {name.partition(".moved-")[0] for name in await moving.names()}
+    assert names == {*DISKS, CONFIG} | {target_of(path) for path in (*DISKS, CONFIG)}
 
 
 async def test_a_connection_that_is_lost_at_any_call_ends_only_an_attempt() -> None:

@@ -33,6 +33,8 @@ class MovedMachine:
     refuses: ReplicadError | None = None
     """What the next switch ends with, at its last disk."""
     switches: int = 0
+    dies_when_it_goes_on: bool = False
+    """After a switch."""
     _open: dict[str, tuple[Side, MemoryFile]] = field(default_factory=dict)
 
     async def start(self, names: Mapping[str, tuple[Side, str]]) -> None:
@@ -78,6 +80,8 @@ class MovedMachine:
             yield StillMachine(self)
         finally:
             self.is_stopped = False
+            if self.switches and self.dies_when_it_goes_on:
+                self.die()
 
     async def has_ended(self) -> bool:
         return not self.is_running

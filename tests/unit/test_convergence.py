@@ -80,6 +80,13 @@ def test_disks_that_are_read_whole_in_each_round_are_read_whole_while_the_machin
     assert judgement.freeze_s == pytest.approx(scan_s, rel=0.1)
 
 
+def test_how_fast_others_have_copied_says_nothing_of_how_fast_the_last_changes_are_sent() -> None:
+    rounds = [RoundFigures(0, 2.0), RoundFigures(40 * MIB, 4.0)]
+    judgement = judge(rounds, 5.0, 30)
+    assert judgement.verdict is Verdict.STUCK
+    assert judgement.freeze_s == pytest.approx(8.0, rel=0.1)
+
+
 @given(
     st.floats(0, 1e12), st.floats(1e5, 2e9), st.floats(0, 2e9), st.floats(0.01, 600), st.integers(1, 50),
 )  # fmt: skip

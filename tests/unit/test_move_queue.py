@@ -46,6 +46,8 @@ class World:
     watches: dict[str, MoveWatch] = field(default_factory=dict)
     step: asyncio.Event = field(default_factory=asyncio.Event)
     told: list[MoveBegan | MoveStopped] = field(default_factory=list)
+    full: ReplicadError | None = None
+    """Why nothing can be saved."""
 
     def queue(self) -> MoveQueue:
         clock = Clock(lambda: self.now, lambda: (self.now - NOW).total_seconds(), asyncio.sleep)
@@ -64,6 +66,8 @@ class World:
         return tuple(self.known.values())
 
     async def save_move(self, move: KnownMove) -> None:
+        if self.full is not None:
+            raise self.full
         self.known[move.id] = move
 
     async def carry_out(self, move: KnownMove, watch: MoveWatch) -> KnownMove:
@@ -336,6 +340,41 @@ async def test_a_defect_stops_its_move_and_no_other() -> None:
         await world.until_begun(2)
         await settle()
         assert world.begun == ["웹 1", "웹 2"]
+
+    await running(world, work)
+
+
+async def test_what_can_not_be_written_down_of_one_move_ends_no_other() -> None:
+    world = World()
+    full = OutOfSpaceError("note", "catalog.sqlite", "no room")
+
+    async def work(queue: MoveQueue) -> None:
+        await queue.order([a_move(1), a_move(2)])
+        await world.until_begun(2)
+        world.full = full
+        world.fails("웹 1", UnreachableError("reach", "nas1", "끊김"))
+        await settle()
+        assert queue.look(a_move(1)).retry_at is not None
+        world.full = None
+        await world.done("웹 2")
+
+    await running(world, work)
+    assert world.known[a_move(2).id].phase is MovePhase.DONE
+
+
+async def test_two_machines_of_one_directory_are_moved_one_after_the_other() -> None:
+    world = World()
+    first, second = a_move(1), a_move(2)
+    second = replace(second, record=replace(second.record, source=first.record.source))
+
+    async def work(queue: MoveQueue) -> None:
+        await queue.order([first, second])
+        await world.until_begun(1)
+        await settle()
+        assert world.begun == ["웹 1"]
+        await world.done("웹 1")
+        await world.until_begun(2)
+        await world.done("웹 2")
 
     await running(world, work)
 
