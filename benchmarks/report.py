@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from replicad.cli.output import human_bytes, print_line, print_table
+from replicad.cli.output import print_line, print_table
+from replicad.model.sizes import human_bytes
 
 from .machine import told
 from .results import Kind, Outcome, Results, Standing

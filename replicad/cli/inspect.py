@@ -15,9 +15,10 @@ from replicad.model.address import Address, LocalAddress, SmbAddress, parse_addr
 from replicad.model.errors import ConfigError, IntegrityError
 from replicad.model.names import last_part, parent, printable
 from replicad.model.progress import ProgressEvent, Warned
+from replicad.model.sizes import human_bytes
 
 from .options import SignIn, config_option, json_option, load_configuration_if_any, sign_in_options
-from .output import human_bytes, print_json, print_line
+from .output import print_json, print_line
 
 if TYPE_CHECKING:
     from replicad.service.compose import Shares

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from replicad.model.progress import Observer
+from replicad.model.sizes import human_bytes
 
 from .options import SignIn, complete_vm, config_option, json_option, replica_option, sign_in_options
-from .output import human_bytes, print_json, print_line, print_table
+from .output import print_json, print_line, print_table
 from .replica_target import ReplicaTarget, credentials_for, find_target, open_target
 from .working_here import beside_the_daemon
 

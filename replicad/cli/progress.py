@@ -12,8 +12,7 @@ from typing import TextIO
 from replicad.model.durations import human_duration
 from replicad.model.names import printable
 from replicad.model.progress import Advanced, FreezePredicted, Observer, PhaseStarted, ProgressEvent, Said, Warned
-
-from .output import human_bytes
+from replicad.model.sizes import human_bytes
 
 LINE_INTERVAL_S = 5.0
 

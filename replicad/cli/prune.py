@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import click
 
 from replicad.model.progress import Observer
+from replicad.model.sizes import human_bytes
 
 from .options import complete_vm, config_option, json_option, load_configuration, standalone_option
-from .output import human_bytes, print_json, print_line, print_table
+from .output import print_json, print_line, print_table
 from .working_here import beside_the_daemon, say_working_here
 
 if TYPE_CHECKING:

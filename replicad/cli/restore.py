@@ -14,9 +14,10 @@ from replicad.model.address import Address, LocalAddress
 from replicad.model.errors import ConfigError, OutOfSpaceError, PermanentError
 from replicad.model.names import folded
 from replicad.model.progress import Observer
+from replicad.model.sizes import human_bytes
 
 from .options import SignIn, complete_vm, config_option, json_option, replica_option, sign_in_options, standalone_option
-from .output import human_bytes, print_json, print_line, print_table
+from .output import print_json, print_line, print_table
 from .replica_target import ReplicaTarget, credentials_for, find_target, locate_replica, open_target
 from .working_here import beside_the_daemon, say_working_here
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import signal
+import sys
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -20,8 +22,21 @@ def run_async(work: Coroutine[Any, Any, T]) -> T:
     if not gc.isenabled():
         gc.freeze()
         gc.enable()
+    _allow_many_open_files()
     with asyncio.Runner() as runner:
         return runner.run(_cancelled_by_sigterm(work))
+
+
+def _allow_many_open_files() -> None:
+    """As many as the system lets this process have: a machine may consist of many files, all open at a time."""
+    if sys.platform == "win32":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # then it stays as it was
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 async def _cancelled_by_sigterm(work: Coroutine[Any, Any, T]) -> T:

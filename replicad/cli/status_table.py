@@ -7,8 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from replicad.model.durations import human_duration
-
-from .output import human_bytes
+from replicad.model.sizes import human_bytes
 
 Machine = Mapping[str, Any]
 """One object of `status --json`."""

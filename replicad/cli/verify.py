@@ -9,6 +9,7 @@ import click
 
 from replicad.model.errors import ConfigError
 from replicad.model.progress import Observer
+from replicad.model.sizes import human_bytes
 
 from .options import (
     SignIn,
@@ -20,7 +21,7 @@ from .options import (
     sign_in_options,
     standalone_option,
 )
-from .output import human_bytes, print_json, print_line
+from .output import print_json, print_line
 from .replica_target import ReplicaTarget, credentials_for, find_target, open_target
 from .working_here import beside_the_daemon, say_working_here
 

@@ -17,6 +17,7 @@ from replicad.model.errors import (
 )
 from replicad.model.moves import MovedFile, MoveRecord
 from replicad.model.names import folded, is_literal, last_part, matches, parent, path_on
+from replicad.model.sizes import human_bytes
 from replicad.storage.port import OpenMode, Share
 
 from .move_files import FoundFile, find_files, kind_of, parents_of, read_links, refuse_broken, refuse_other_machines
@@ -208,7 +209,7 @@ async def _filled(found_files: Sequence[FoundFile], files: Sequence[MovedFile], 
         if sparse and not (await place.capabilities()).sparse:
             more_bytes = sum(file.size_bytes - needed[file.path] for file in sparse)
             needed |= {file.path: file.size_bytes for file in sparse}
-            warnings.append(f"{place.name} keeps no holes in files: they take {more_bytes} bytes more there")
+            warnings.append(f"{place.name} keeps no holes in files: they take {human_bytes(more_bytes)} more there")
     return _Filled(needed, tuple(warnings))
 
 
@@ -227,9 +228,10 @@ async def _check_room(
         free_bytes = await place.free_bytes()
         if needed_bytes > free_bytes:
             raise OutOfSpaceError(
-                "move to", place.name, f"{needed_bytes} bytes are needed and {free_bytes} are free",
-                f"Make room for {needed_bytes - free_bytes} bytes more, or choose another destination; nothing was "
-                "moved.", missing_bytes=needed_bytes - free_bytes,
+                "move to", place.name,
+                f"{human_bytes(needed_bytes)} are needed and {human_bytes(free_bytes)} are free",
+                f"Make room for {human_bytes(needed_bytes - free_bytes)} more, or choose another destination; nothing "
+                "was moved.", missing_bytes=needed_bytes - free_bytes,
             )  # fmt: skip
 
 

@@ -41,10 +41,16 @@ async def written_down(record: MoveRecord, parts: MoveParts) -> MoveRecord:
         return record
     if record.phase is MovePhase.RETIRED and not await _put_away(record, parts):
         return record
+    if record.phase.can_be_cancelled:
+        lost = (
+            "the destination is lost, or the move was cancelled elsewhere, see that the machine uses its source, and "
+        )
+        lost += "run 'replicad move cancel'"
+    else:
+        lost = "the destination is lost, what was put away at the source, as *.moved-…, is left"
     raise ConflictError(
         "go on with", f"the move of {record.vm}", f"what it has written down at {parts.places[0].name} is not there",
-        "Mount what should be there. If the destination is lost, or the move was cancelled elsewhere, see that the "
-        "machine uses its source, and run 'replicad move cancel'.",
+        f"Mount what should be there. If {lost}.",
     )  # fmt: skip
 
 

@@ -43,6 +43,7 @@ class FileTransfer:
         self._seed = seed
         self._ctx = ctx
         self._manifest: Manifest | None = None
+        self._digest: tuple[Manifest, str] | None = None
         self._unproven: list[Extent] = []
         self.is_sampled = False
         """Whether of what the server copied only a sample was looked at: then not all of its bytes are known, and its
@@ -63,7 +64,10 @@ class FileTransfer:
     @property
     def digest(self) -> str:
         """Of the manifest: two files with one digest, made with one seed, hold the same bytes."""
-        return manifest_digest(self.manifest)
+        manifest = self.manifest
+        if self._digest is None or self._digest[0] is not manifest:
+            self._digest = (manifest, manifest_digest(manifest))  # it takes a while of a large disk
+        return self._digest[1]
 
     async def learn(self) -> None:
         """Read what is there, and take it for proven: what it holds is what was just read."""

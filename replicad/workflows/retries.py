@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TypeVar
 
 from replicad.model.errors import ReplicadError, was_lost
-from replicad.model.moves import MoveRecord
+from replicad.model.moves import MovePhase, MoveRecord
 from replicad.model.patience import Failures, Patience
-from replicad.model.progress import Warned, each_warning_once
+from replicad.model.progress import Advanced, ProgressEvent, Warned, each_warning_once
 from replicad.replica.layout import Layout
 from replicad.storage.decorated import DecoratedFile, DecoratedShare
 from replicad.storage.port import Buffer, LockHolder, Piece, Share, ShareFile, ShareLock
@@ -24,6 +24,7 @@ from .replicate import CycleReport, ReplicationJob, Trail, replicate
 
 T = TypeVar("T")
 
+_MUCH_BYTES = 16 * 1024 * 1024
 PATIENCE = Patience(first_pause_s=1, longest_pause_s=30, failures=5, seconds=120)
 
 
@@ -66,15 +67,26 @@ async def move_with_retries(
     record: MoveRecord, parts: MoveParts, ctx: Context, patience: Patience | None = None
 ) -> MoveRecord:
     """As `move`, but a connection that is lost on the way ends only an attempt: the next one reads what is there and
-    goes on. As long as each attempt comes to another step there is no end to them."""
-    once = replace(ctx, observe=each_warning_once(ctx.observe))
-    steps = parts.journal.step
+    goes on. As long as each attempt comes to a later phase than all before it, or sends much, there is no end to
+    them."""
+    warn_once = each_warning_once(ctx.observe)
+    furthest, sent_bytes = list(MovePhase).index(record.phase), 0
+
+    def hear(event: ProgressEvent) -> None:
+        nonlocal sent_bytes
+        if isinstance(event, Advanced):
+            sent_bytes += event.sent_bytes
+        warn_once(event)
 
     def got_on() -> bool:
-        nonlocal steps
-        before, steps = steps, parts.journal.step
-        return steps > before
+        nonlocal furthest, sent_bytes
+        latest = parts.journal.latest or record
+        reached, sent = list(MovePhase).index(latest.phase), sent_bytes
+        is_further = reached > furthest or sent >= _MUCH_BYTES
+        furthest, sent_bytes = max(furthest, reached), 0
+        return is_further
 
+    once = replace(ctx, observe=hear)
     return await _through_losses(lambda: move(record, parts, once), got_on, ctx, patience)
 
 

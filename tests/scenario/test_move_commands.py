@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -202,6 +204,22 @@ def test_a_machine_is_not_moved_to_where_the_disks_of_others_are(scene: Scene) -
     assert told.code == 1, told
     assert f"there is a disk already, {Path('메일') / '디스크.vhdx'}" in told.err
     assert move(scene, "start", scene.vm, str(there / "웹")).code == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_a_machine_of_more_files_than_a_shell_lets_programs_open_is_moved(scene: Scene) -> None:
+    for number in range(300):
+        (scene.source / f"{number}.xml").write_text(f"<{number}/>")
+    wanted = contents(scene.source)
+    scene.configure()
+    there = scene.base / "새 곳"
+    program = "import sys; from replicad.cli.main import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, "move", "start", scene.vm, str(there), "--config", str(scene.config)]
+    told = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -Sn 200; exec "$@"', "sh", *command], capture_output=True, text=True
+    )
+    assert told.returncode == 0, told.stderr
+    assert contents(there) == wanted
 
 
 def test_unknown_ids_and_sources_are_told(scene: Scene) -> None:

@@ -10,9 +10,10 @@ import sys
 
 import pytest
 
-from replicad.cli.output import human_bytes, print_json, print_line, print_table, width
+from replicad.cli.output import print_json, print_line, print_table, width
 from replicad.cli.progress import ProgressLines, showing_progress
 from replicad.model.progress import Advanced, PhaseStarted, Warned
+from replicad.model.sizes import human_bytes
 
 MIB = 1 << 20
 

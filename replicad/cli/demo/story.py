@@ -6,9 +6,9 @@ import shlex
 import shutil
 from pathlib import Path
 
-from replicad.cli.output import human_bytes
 from replicad.model.chunks import choose_chunk_size
 from replicad.model.errors import IntegrityError
+from replicad.model.sizes import human_bytes
 
 from .machine import LEDGER, LEDGER_AFTER, LEDGER_BEFORE, Machine, digest, find_tools
 from .narrator import Narrator

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from replicad.cli.interrupts import sigterm_as_ctrl_c
+from replicad.model.errors import UnreachableError
 from replicad.model.progress import Advanced, FreezePredicted, Observer, PhaseStarted
 
 if TYPE_CHECKING:
@@ -50,7 +51,13 @@ def follow_moves(daemon: Daemon, ids: list[str], observe: Observer) -> list[Fact
     shown = {move_id: _Shown(observe) for move_id in ids}
     with sigterm_as_ctrl_c():
         while True:
-            views = [daemon.get(path_of_move(move_id)) for move_id in ids]
+            try:
+                views = [daemon.get(path_of_move(move_id)) for move_id in ids]
+            except UnreachableError as error:
+                raise UnreachableError(
+                    "follow", "the move", f"cannot {error.op} {error.subject}: {error.answer}",
+                    "It goes on when the daemon runs again; 'replicad move list' tells how it stands.",
+                ) from error  # fmt: skip
             for view in views:
                 shown[view["move"]["id"]].show(view, len(ids) > 1)
             if not any(_goes_on(view) for view in views):

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from replicad.cli.output import human_bytes, print_line, print_table
+from replicad.cli.output import print_line, print_table
 from replicad.model.durations import human_duration
 from replicad.model.moves import MovePhase
+from replicad.model.sizes import human_bytes
 
 Facts = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from replicad.cli.options import complete_vm, config_option, json_option, load_configuration, standalone_option
-from replicad.cli.output import human_bytes, print_json, print_line, print_table
+from replicad.cli.output import print_json, print_line, print_table
 from replicad.cli.working_here import say_no_daemon
 from replicad.model.errors import ConflictError, PermanentError, ReplicadError, TransientError
 from replicad.model.known_moves import KnownMove, shown_id
@@ -26,6 +26,7 @@ from replicad.model.moves import (
 )
 from replicad.model.names import printable
 from replicad.model.progress import Observer, PhaseStarted, ProgressEvent, Warned
+from replicad.model.sizes import human_bytes
 
 from .asked import Asked
 from .followed import follow_moves, order_of, path_of_move
