@@ -41,16 +41,12 @@ async def written_down(record: MoveRecord, parts: MoveParts) -> MoveRecord:
         return record
     if record.phase is MovePhase.RETIRED and not await _put_away(record, parts):
         return record
+    what_then = "what was put away at the source, as *.moved-…, is left"
     if record.phase.can_be_cancelled:
-        lost = (
-            "the destination is lost, or the move was cancelled elsewhere, see that the machine uses its source, and "
-        )
-        lost += "run 'replicad move cancel'"
-    else:
-        lost = "the destination is lost, what was put away at the source, as *.moved-…, is left"
+        what_then = "see that the machine uses its source, and run 'replicad move cancel'"
     raise ConflictError(
         "go on with", f"the move of {record.vm}", f"what it has written down at {parts.places[0].name} is not there",
-        f"Mount what should be there. If {lost}.",
+        f"Mount what should be there. If it is lost, or was taken back elsewhere, {what_then}.",
     )  # fmt: skip
 
 
