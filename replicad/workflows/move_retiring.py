@@ -39,7 +39,7 @@ async def written_down(record: MoveRecord, parts: MoveParts) -> MoveRecord:
         return found_there
     if record.phase is MovePhase.WAITING:
         return record
-    if record.phase is MovePhase.RETIRED and not await _put_away(record, parts):
+    if record.phase is MovePhase.RETIRED and (await _lost(record, parts) is None or not await _put_away(record, parts)):
         return record
     what_then = "what was put away at the source, as *.moved-…, is left"
     if record.phase.can_be_cancelled:

@@ -5,15 +5,21 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from random import Random
+from socket import socket
 
 import pytest
 
+from replicad.model.address import parse_address
 from replicad.model.errors import ConflictError, ReplicadError
-from replicad.model.moves import MoveOptions, MovePhase, MoveRecord
+from replicad.model.moves import MoveOptions, MovePhase, MoveRecord, SourceAfter
 from replicad.model.progress import Alarmed, PhaseStarted, ProgressEvent
+from replicad.service.compose import Shares
+from replicad.service.moving.orders import Wanted, moves_of
+from replicad.settings import load_settings
 from replicad.workflows.move_names import retired_name
 from tests.support.cold_moves import ColdMoves, local_settings
 from tests.support.vhdx_builder import MIB
@@ -80,6 +86,16 @@ async def test_a_source_is_kept_when_its_destination_was_lost_in_its_grace(tmp_p
     assert (await moves.run(record, later_s=3700)).phase is MovePhase.DONE
     assert any(isinstance(event, Alarmed) and "is not deleted" in event.text for event in moves.events)
     assert _files(source) == kept
+
+
+@pytest.mark.parametrize("after", list(SourceAfter))
+async def test_a_move_whose_end_was_not_remembered_comes_to_it_again(tmp_path: Path, after: SourceAfter) -> None:
+    source, moves = _source(tmp_path), ColdMoves(local_settings(tmp_path))
+    plan = await moves.plan(str(source), str(tmp_path / "곳"), options=MoveOptions(source_after=after))
+    record = await moves.run(plan.record)
+    kept = _files(source)
+    assert (await moves.run(replace(record, phase=MovePhase.RETIRED))).phase is MovePhase.DONE
+    assert (_files(source), set(_files(tmp_path / "곳"))) == (kept, {_DISK, "설정 🖥.xml"})
 
 
 @pytest.mark.parametrize("lost", ["a disk at the destination", "the destination", "the source"])
@@ -151,3 +167,23 @@ async def test_names_that_only_look_put_away_and_names_that_are_long_are_moved_l
     assert len(_files(source)) == len(wanted)
     assert (await moves.run(record, later_s=3700)).phase is MovePhase.DONE
     assert (_files(source), _files(tmp_path / "곳")) == ({}, wanted)
+
+
+async def test_a_move_to_a_server_that_is_away_is_ordered_and_meets_that_at_its_turn(tmp_path: Path) -> None:
+    source, file = _source(tmp_path), tmp_path / "replicad.yaml"
+    (tmp_path / "pw").write_text("비밀")
+    (tmp_path / "pw").chmod(0o600)
+    with socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        file.write_text(
+            f"state_dir: {tmp_path}/state\n"
+            f"servers: {{away: {{address: '127.0.0.1:{closed.getsockname()[1]}', username: u, "
+            f"password_file: {tmp_path}/pw}}}}\n",
+            encoding="utf-8",
+        )
+        settings, wanted = load_settings(file), Wanted(parse_address(r"\\away\vms\곳"), (), MoveOptions())
+        async with Shares(settings) as shares:
+            for pattern in (str(source), f"{tmp_path}/원본*"):
+                now = datetime(2026, 1, 1, tzinfo=UTC)
+                (move,) = await moves_of(pattern, wanted, (), settings, shares, lambda: "0" * 32, now)
+                assert (move.phase, move.vm, move.record.files) == (MovePhase.WAITING, source.name, ())

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from replicad.model.errors import NotFoundError
-from replicad.model.known_moves import KnownMove, MoveOrder
+from replicad.model.known_moves import KnownMove
 from replicad.model.moves import MovePhase, MoveRecord
 from replicad.model.names import folded
 from replicad.storage.port import Share
@@ -22,8 +22,7 @@ async def left_move(wanted: KnownMove, known: Sequence[KnownMove], source: Share
     for record in await records_at(place):
         is_it = (record.source, record.places) == (wanted.record.source, wanted.record.places)
         if record.id not in ids and is_it and not record.phase.has_ended and await _is_worth(record, source):
-            order = MoveOrder((), wanted.order.monitor, wanted.order.is_configured)
-            return KnownMove(replace(record, vm=wanted.vm, options=wanted.record.options), order)
+            return replace(wanted, record=replace(record, vm=wanted.vm, options=wanted.record.options))
     return wanted
 
 

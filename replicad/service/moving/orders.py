@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from replicad.model.address import Address, LocalAddress, parse_address
-from replicad.model.errors import ConfigError, ConflictError, NotFoundError
+from replicad.model.errors import ConfigError, ConflictError, NotFoundError, TransientError
 from replicad.model.known_moves import KnownMove, MoveOrder, shown_id
 from replicad.model.moves import MoveOptions, MovePhase, MoveRecord
 from replicad.model.names import check_name, folded, is_literal, last_part, matches, printable
@@ -102,18 +103,19 @@ async def moves_of(
     for machine in found.machines:
         own = wanted.each_below(machine.vm) if found.by_pattern else wanted
         move = move_of(machine, own, known, new_id, now)
-        if not move.record.files:
-            at_source = await shares.open(machine.source, vm=machine.vm)
-            at_destination = await shares.open(own.destination, vm=machine.vm)
-            move = await left_move(move, known, at_source, at_destination)
+        if move.id not in {one.id for one in known}:
+            with suppress(TransientError):  # a server may be away until the move's turn comes
+                at_source = await shares.open(machine.source, vm=machine.vm)
+                at_destination = await shares.open(own.destination, vm=machine.vm)
+                move = await left_move(move, known, at_source, at_destination)
         moves.append(move)
     return moves
 
 
 async def _refuse_missing(place: Address, shares: Shares) -> None:
-    share = await shares.open(place)
     try:
-        await share.stat("")
+        with suppress(TransientError):
+            await (await shares.open(place)).stat("")
     except NotFoundError:
         raise NotFoundError(
             "move to", str(place), "it is not there", "Make it: each machine gets a directory of its own in it."
