@@ -271,7 +271,7 @@ async def test_a_log_that_comes_meanwhile_stays_and_is_no_obstacle(tmp_path: Pat
 async def test_a_destination_without_room_is_refused_before_a_byte_moves(tmp_path: Path) -> None:
     with mounted("ext4", 32 * MIB) as small:
         source, moves = _source(tmp_path, **{"big.vhd": b"1" * 64 * MIB}), ColdMoves(local_settings(tmp_path))
-        with pytest.raises(OutOfSpaceError, match=r"bytes are needed and .* are free"):
+        with pytest.raises(OutOfSpaceError, match=r"65.1 MiB are needed and .* MiB are free"):
             await moves.move(str(source), str(small / "VM"))
         assert _files(small / "VM") == {}
 

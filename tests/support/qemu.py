@@ -89,17 +89,39 @@ class Qemu:
 
 
 @asynccontextmanager
-async def connected(socket: Path) -> AsyncIterator[TestMonitor]:
-    """A connection to a monitor."""
-    reader, writer = await asyncio.open_unix_connection(str(socket), limit=2**24)
+async def connected(socket: Path, process: asyncio.subprocess.Process | None = None) -> AsyncIterator[TestMonitor]:
+    """A connection to a monitor; `process`, which may still be starting, is waited for."""
+    async with asyncio.timeout(_START_TIMEOUT_S):
+        while (greeted := await _greeted(socket)) is None:
+            assert process is not None, f"{socket} is not served"
+            assert process.returncode is None, "QEMU ended"
+            await asyncio.sleep(0.01)
+    reader, writer = greeted
     try:
         monitor = TestMonitor(reader, writer)
-        async with asyncio.timeout(_START_TIMEOUT_S):
-            await reader.readline()
         await monitor.execute("qmp_capabilities")
         yield monitor
     finally:
         writer.transport.abort()
+
+
+async def _greeted(socket: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+    """A connection on which QEMU has greeted; None while it does not get there: it makes the socket early, and may drop
+    a connection that comes before it serves any."""
+    try:
+        reader, writer = await asyncio.open_unix_connection(str(socket), limit=2**24)
+    except OSError:
+        return None
+    try:
+        if await reader.readline():
+            return reader, writer
+    except BaseException as error:
+        writer.transport.abort()
+        if not isinstance(error, ConnectionError):
+            raise
+        return None
+    writer.transport.abort()
+    return None
 
 
 @asynccontextmanager
@@ -133,26 +155,12 @@ async def running_qemu(
             *arguments, *more, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, cwd=cwd,
         )  # fmt: skip
         try:
-            await _there(process, directory / "own")
-            async with connected(directory / "own") as own:
+            async with connected(directory / "own", process) as own:
                 yield Qemu(process, directory, own, directory / "모니터 qmp")
         finally:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await asyncio.shield(process.wait())
-
-
-async def _there(process: asyncio.subprocess.Process, socket: Path) -> None:
-    async with asyncio.timeout(_START_TIMEOUT_S):
-        while True:
-            assert process.returncode is None, "QEMU ended"
-            try:
-                _, writer = await asyncio.open_unix_connection(str(socket))
-            except OSError:
-                await asyncio.sleep(0.01)  # it makes the socket when it gets there
-            else:
-                writer.transport.abort()
-                return
 
 
 def journal_in(share: Share | None, clock: Clock, observe: Observer) -> FreezeJournal:

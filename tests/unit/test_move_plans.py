@@ -46,11 +46,11 @@ async def test_holes_are_neither_copied_nor_given_room_where_a_place_keeps_them(
 
 
 async def test_a_place_that_keeps_no_holes_needs_room_for_them_and_that_is_said() -> None:
-    with pytest.raises(OutOfSpaceError, match=f"{11 * MIB} bytes are needed"):
+    with pytest.raises(OutOfSpaceError, match="11 MiB are needed and 5 MiB are free"):
         await _plan(MemoryShare("place", capacity_bytes=5 * MIB, sparse=False))
     plan = await _plan(MemoryShare("place", sparse=False))
     assert plan.copied_bytes == 3 * MIB
-    assert plan.warnings == (f"place keeps no holes in files: they take {7 * MIB} bytes more there",)
+    assert plan.warnings == ("place keeps no holes in files: they take 7 MiB more there",)
 
 
 async def test_only_the_files_that_go_there_count() -> None:
